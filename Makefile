@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-long lint docs fuzz dashboard bench bench-models clean
+.PHONY: setup demo test test-long test-versions lint docs fuzz dashboard bench bench-check bench-models clean
 
 setup: $(STAMP)
 
@@ -23,6 +23,10 @@ test: setup
 # Whole sweeps that take minutes, which `make test` leaves out.
 test-long: setup
 	$(BIN)/pytest -m long --timeout 1800 --durations=10
+
+# What differs by version, on the newest supported Python and with the oldest supported Ray; needs root on Debian.
+test-versions: setup
+	VENV="$(CURDIR)/$(VENV)" .ci/versions
 
 lint: setup
 	$(BIN)/ruff format --check .
@@ -45,6 +49,10 @@ dashboard: setup
 
 bench: setup
 	$(BIN)/python benchmarks/trial_overhead.py
+
+# Ratios of the main benchmarks beside those in benchmarks/results/ratios.json; UPDATE=1 records them, ONLY="hub ddp" names some.
+bench-check: setup
+	$(BIN)/python benchmarks/regression/check.py $(if $(UPDATE),--update) $(if $(ONLY),--only $(ONLY))
 
 bench-models: setup
 	$(BIN)/python benchmarks/networks/model_speed.py --json build/model_speed.json

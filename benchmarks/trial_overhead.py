@@ -1,10 +1,11 @@
 """Overhead of a trial besides its training: plain Tune over Train against warm lanes.
 
-    python benchmarks/trial_overhead.py [--trials 8] [--epochs 4] [--workers 2]
+    python benchmarks/trial_overhead.py [--trials 8] [--epochs 4] [--workers 2] [--lanes-only]
 
 Runs the same trials (same networks, data, seeds, epochs; no early stopping) twice in one process, one after the
 other: once with one `TorchTrainer.fit()` per Tune trial, as Ray's documentation has it, and once through
-SpatialSweep's lanes, one trial at a time in both. Prints JSON.
+SpatialSweep's lanes, one trial at a time in both. With `--lanes-only` the first is left out, and the times
+between trials are printed one by one (`gaps_s`). Prints JSON.
 
     total_s       from the call to the result, Ray itself already running
     per_trial_s   total over trials
@@ -34,7 +35,11 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--lanes-only", action="store_true", help="leave the plain way out")
     arguments = parser.parse_args()
+    if arguments.lanes_only:
+        measure_lanes(arguments)
+        return
 
     import ray
 
@@ -53,6 +58,15 @@ def main() -> None:
         "ratio": {key: round(lanes[key] / plain[key], 3) for key in plain},
     }
     print(json.dumps(result, indent=2))
+
+
+def measure_lanes(arguments: argparse.Namespace) -> None:
+    """Run the trials on lanes alone, on a private instance, and print the result."""
+    with tempfile.TemporaryDirectory() as folder:
+        total_s, ends = run_lanes(sweep_config(Path(folder), arguments))
+    gaps_s = [round(gap, 3) for gap in gaps(ends)]
+    setting = vars(arguments) | {"cpus": os.cpu_count()}
+    print(json.dumps({"setting": setting, "lanes": summary(total_s, ends), "gaps_s": gaps_s}, indent=2))
 
 
 def sweep_config(folder: Path, arguments: argparse.Namespace) -> Any:
@@ -156,13 +170,16 @@ def plain_worker(setting: Mapping[str, Any]) -> None:
 
 def summary(total_s: float, ends: Sequence[tuple[float, float]]) -> dict[str, float]:
     """Compute the numbers that the module's docstring explains."""
-    ordered = sorted(ends)
-    gaps = [end - before - spent for (before, _), (end, spent) in itertools.pairwise(ordered)]
     return {
         "total_s": round(total_s, 2),
-        "per_trial_s": round(total_s / len(ordered), 2),
-        "marginal_s": round(statistics.median(gaps), 3),
+        "per_trial_s": round(total_s / len(ends), 2),
+        "marginal_s": round(statistics.median(gaps(ends)), 3),
     }
+
+
+def gaps(ends: Sequence[tuple[float, float]]) -> list[float]:
+    """Return the seconds between the ends of successive trials, less those of training."""
+    return [end - before - spent for (before, _), (end, spent) in itertools.pairwise(sorted(ends))]
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import typer
 
 from cluster import doctor_cli
 from cluster.following import Detached, follow
-from cluster.job_client import RUNS_DIR_KEY, TRACKING_KEY, JobClient, SweepJob, use_token_if_there_is_one
+from cluster.job_client import RUNS_DIR_KEY, TRACKING_KEY, JobClient, SweepJob
 from cluster.remote_tell import tell_job
 from orchestrator.cli.exit_codes import INTERRUPTED
 from orchestrator.cli.options import AllowChanged, AsJson, Assignments, NewName, Resume, SweepFile, path_option
@@ -74,7 +74,6 @@ def submit(
     """Run a sweep on a cluster, as a job that no longer needs this machine."""
     from cluster import package, submission
 
-    use_token_if_there_is_one()
     overrides = assignments or []
     values = setting_values(name=name, tracking_uri=tracking_uri, runs_dir=runs_dir)
     checked = submission.check_sweep(sweep, overrides, values)

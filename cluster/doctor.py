@@ -167,7 +167,7 @@ def access() -> list[Finding]:
         found.append(
             Finding(WARNING, "dashboard", "none; start the head with --include-dashboard=true to submit jobs to it")
         )
-    if os.environ.get("RAY_AUTH_MODE") == "token":
+    if os.environ.get("RAY_AUTH_MODE", "").lower() == "token":
         found.append(Finding(OK, "token", "asked of every client"))
     elif context.gcs_address.startswith(("127.", "localhost")):
         found.append(Finding(OK, "token", "none, but the cluster is this machine's alone"))

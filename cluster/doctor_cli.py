@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.job_client import JobClient, use_token_if_there_is_one
+from cluster.job_client import JobClient
 from orchestrator.cli.exit_codes import FAILED, INTERRUPTED
 from orchestrator.cli.options import AsJson
 from orchestrator.cli.output import tell_json, wide_console
@@ -35,7 +35,6 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Check a cluster: versions, access, devices, storage, servers, clocks, disks; exit code 1 on a failure."""
-    use_token_if_there_is_one()
     if address is not None and address.startswith(("http://", "https://")):
         raise typer.Exit(_ask_through_dashboard(address, runs_dir, tracking_uri, storage_uri, as_json=as_json))
     from cluster.doctor import FAILURE, examine

@@ -8,11 +8,11 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from orchestrator.errors import ClusterError, SweepNameError, did_you_mean, first_line
+from orchestrator.runtime.auth_settings import MODE, settings_of_client
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -76,7 +76,7 @@ class JobClient:
     def __init__(self, address: str | None = None) -> None:
         self.address = dashboard_url(address)
         _require_answer(self.address)
-        use_token_if_there_is_one()
+        _authenticate()
         os.environ["RAY_API_SERVER_ADDRESS"] = self.address  # Ray prefers it over an argument
         with self._user_errors():
             from ray.job_submission import JobSubmissionClient
@@ -253,11 +253,20 @@ def _require_answer(url: str) -> None:
         ) from None
 
 
-def use_token_if_there_is_one() -> None:
-    """Enable token authentication if the user has a token; Ray reads the mode once, when it is imported."""
-    there = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
-    if there or (Path.home() / ".ray" / "auth_token").exists():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+def _authenticate() -> None:
+    """Have Ray send the user's token if there is one, and otherwise none, whatever its default is.
+
+    The mode `disabled` is for this client: a private instance that this process starts later has a token.
+    """
+    settings = settings_of_client(os.environ)
+    if not settings:
+        return
+    from orchestrator.runtime.ray_private.core import reload_authentication
+
+    os.environ.update(settings)
+    reload_authentication()
+    if settings[MODE] != "token":
+        del os.environ[MODE]
 
 
 def _as_sweep_job(details: JobDetails) -> SweepJob | None:

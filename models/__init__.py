@@ -5,11 +5,16 @@ below find, check and build networks by name, and collect the penalties, project
 the loop that trains it.
 """
 
+# ruff: noqa: E402 - timm is imported first, in a way of its own
+from models.import_of_timm import import_timm
+
+import_timm()
+
 from models.adaptive_span import variants as adaptive_span_variants
 from models.adaptive_span.frozen_span import freeze_spans
 from models.common.options import ModelOption, ModelOptionError, OptionProblem, OptionValue
 from models.common.sync_batch_norm import synchronise_batch_norm
-from models.common.training_hooks import TrainingHooks, diagnostics, penalty, project_
+from models.common.training_hooks import TrainingHooks, diagnostics, has_training_hooks, penalty, project_
 from models.fcvit import variants as fcvit_variants
 from models.lesa import variants as lesa_variants
 from models.lsas import variants as lsas_variants
@@ -76,6 +81,7 @@ __all__ = [
     "forget_network_file",
     "freeze_spans",
     "from_authors",
+    "has_training_hooks",
     "keywords_for",
     "lesa_variants",
     "list_models",

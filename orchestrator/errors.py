@@ -93,6 +93,10 @@ class JournalError(SpatialSweepError, ValueError):
         super().__init__(f"{where}: {fault}" if byte is None else f"{where}: {fault}. {remedy}")
 
 
+class UnsupportedRayError(SpatialSweepError, ImportError):
+    """Version of Ray without names that SpatialSweep uses."""
+
+
 class SpaceExhaustedError(SpatialSweepError, ValueError):
     """Search that proposes only configurations that are rejected; the text counts the reasons."""
 

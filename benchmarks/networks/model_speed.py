@@ -2,7 +2,8 @@
 
     make bench-models
     python benchmarks/networks/model_speed.py [--cases lesa fcvit_tiny] [--threads 2] [--rounds 9] [--device cpu]
-                                     [--clock wall] [--quick] [--json PATH]
+                                     [--clock wall] [--batch 8] [--modes training] [--no-memory]
+                                     [--quick] [--json PATH]
 
 The plain forms are in tests/support/networks/plain_networks.py and hold the same weights. Before it is timed, each
 network is compared with its plain form in double precision, logits and all gradients. Both alternate in
@@ -38,7 +39,7 @@ def main() -> None:
     arguments = parse()
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
-    known = CUDA_CASES if device.type == "cuda" else CASES
+    known = [with_batch(case, arguments.batch) for case in (CUDA_CASES if device.type == "cuda" else CASES)]
     if arguments.peak_of:
         print(measure_peak(arguments, known, device))
         return
@@ -49,7 +50,7 @@ def main() -> None:
     for case in chosen:
         error = check_equal(case, device)
         for compiled in (False, True) if device.type == "cuda" else (False,):
-            for mode in MODES:
+            for mode in arguments.modes:
                 row = {"case": case.name, "mode": mode, "compiled": compiled, "largest_difference": error}
                 row |= measure(case, mode, compiled=compiled, arguments=arguments)
                 print(json.dumps(row), file=sys.stderr)
@@ -61,6 +62,13 @@ def main() -> None:
         arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
+def with_batch(case: Case, most: int | None) -> Case:
+    """Return a case with at most so many images in a step, which its name shows."""
+    if most is None or case.batch <= most:
+        return case
+    return dataclasses.replace(case, batch=most, name=case.name.replace(f" b{case.batch}", f" b{most}"))
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="*", default=[], help="parts of the names of the cases; all when left out")
@@ -68,12 +76,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--batch", type=int, help="images of a step, at most")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
+    parser.add_argument("--no-memory", action="store_true", help="no peak memory")
     parser.add_argument("--quick", action="store_true", help="three rounds, and no peak memory")
     parser.add_argument("--json", type=Path, help="file for the rows")
     parser.add_argument("--peak-of", nargs=4, metavar=("CASE", "VARIANT", "MODE", "COMPILED"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.rounds = min(arguments.rounds, 3)
+        arguments.rounds, arguments.no_memory = min(arguments.rounds, 3), True
     return arguments
 
 
@@ -87,7 +98,7 @@ def measure(case: Case, mode: str, *, compiled: bool, arguments: argparse.Namesp
     row["speedup"] = rounded(Ratio.of(timings["plain"], timings["ours"]))
     if case.control:
         row["times_control"] = rounded(Ratio.of(timings["ours"], timings["control"]))
-    if not arguments.quick:
+    if not arguments.no_memory:
         del programs
         for variant in variants:
             peak = peak_elsewhere(case, variant, mode, compiled=compiled, arguments=arguments)
@@ -104,6 +115,7 @@ def program(case: Case, variant: str, mode: str, *, compiled: bool, device: torc
 def peak_elsewhere(case: Case, variant: str, mode: str, *, compiled: bool, arguments: argparse.Namespace) -> int:
     """Measure peak memory by running this script in a fresh process."""
     command = [sys.executable, __file__, "--threads", str(arguments.threads), "--device", arguments.device]
+    command += [] if arguments.batch is None else ["--batch", str(arguments.batch)]
     command += ["--peak-of", case.name, variant, mode, str(compiled)]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 

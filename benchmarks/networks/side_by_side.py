@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["Clock", "Ratio", "Timing", "peak_bytes", "take_turns"]
+__all__ = ["Clock", "Ratio", "Timing", "peak_bytes", "rounds_within", "take_turns"]
 
 Clock = Callable[[], float]
 """Clock in seconds: `time.perf_counter`, or `time.process_time` on a machine with other load."""
@@ -58,6 +58,12 @@ def take_turns(
         for name in names[start:] + names[:start]:
             times[name].append(_seconds(programs[name], calls[name], device, clock) / calls[name] * 1e3)
     return {name: Timing(values) for name, values in times.items()}
+
+
+def rounds_within(limit_s: float, programs: Mapping[str, Callable[[], None]], rounds: int, device: torch.device) -> int:
+    """Return a number of rounds that takes about that long, at least one and at most the given one."""
+    round_s = sum(max(ROUND_S, _seconds(program, 1, device)) for program in programs.values())
+    return max(1, min(rounds, int(limit_s / max(round_s, ROUND_S))))
 
 
 def _calls_per_turn(program: Callable[[], None], device: torch.device, clock: Clock) -> int:

@@ -13,12 +13,13 @@ beyond 33 entries when `max_span` needs it.
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from timm.models import register_notrace_module
 from torch import Tensor, nn
 
+from models.local_attention.gpu.operator import gpu_serves, gpu_serves_layer
 from models.local_attention.operator import in_order_of, local_attention
 
 __all__ = ["AdaptiveAttention", "LocalAttention"]
@@ -120,10 +121,11 @@ class AdaptiveAttention(nn.Module):
         _init_attention(self.qkv, self.rel_h, self.rel_w)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attend within the window that the largest span reaches."""
+        """Attend within the window that the largest span reaches, which a GPU finds without the CPU waiting for it."""
         q, k, v = self.qkv(x).chunk(3, dim=1)
         q = q if self.scale == 1.0 else q * self.scale
-        radius = self.window_radius()
+        on_gpu = gpu_serves(q, num_heads=self.num_heads, side=2 * self.max_span + 1)
+        radius = self.max_span if on_gpu else self.window_radius()
         rel_h, rel_w = self.position_tables(radius)
         attended = local_attention(
             q,
@@ -134,6 +136,7 @@ class AdaptiveAttention(nn.Module):
             num_heads=self.num_heads,
             ring_mask=self.ring_mask(radius),
             mask_before_softmax=self.mask_before_softmax,
+            window_follows_mask=on_gpu,
         )
         return in_order_of(x, attended)
 
@@ -144,8 +147,9 @@ class AdaptiveAttention(nn.Module):
     def window_radius(self) -> int:
         """Return L: the last ring, in pixels, that the mask of any head leaves above zero; at most `max_span`.
 
-        Compiled and exported programs cannot read the spans: they use the window of the last eager pass, projection or
-        loading, and are compiled again when it changes.
+        Compiled and exported programs cannot read the spans: they use the window of the last eager pass, projection,
+        loading or, on a GPU, change of mode, and are compiled again when it changes. The kernels for GPUs read the
+        spans themselves.
         """
         if not torch.compiler.is_compiling() and not self.span.is_meta:
             self._radius = self._radius_for(float(self.span.detach().max()))
@@ -189,7 +193,17 @@ class AdaptiveAttention(nn.Module):
     def project_parameters_(self) -> None:
         """Clamp the spans to [0, 1]."""
         self.span.clamp_(0.0, 1.0)
-        self.window_radius()
+        dim, side = self.qkv.in_channels // self.num_heads, 2 * self.max_span + 1
+        if not gpu_serves_layer(self.span, dim=dim, side=side):
+            self.window_radius()
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode, and read on a GPU, where no pass does, the window that an exported program will have."""
+        super().train(mode)
+        sharded = type(self.span) is not nn.Parameter  # whose ranks would have to read together
+        if self.span.device.type != "cpu" and not sharded:
+            self.window_radius()
+        return self
 
     def training_diagnostics(self) -> Mapping[str, list[float]]:
         """Return z * S of every head, or of the layer where its heads share it, in pixels."""

@@ -14,6 +14,11 @@ from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
 
 
+def is_single() -> bool:
+    """Return whether this process is the only rank."""
+    return not dist.is_initialized() or dist.get_world_size() == 1
+
+
 class _SumOverRanks(torch.autograd.Function):
     """Sum over ranks with gradients: the part of each rank has had an effect on all of them."""
 
@@ -37,7 +42,7 @@ def sums_for(norm: nn.Module, sums: Tensor) -> Tensor:
     may differ in it.
     """
     synchronised = isinstance(norm, (SyncBatchNorm2d, nn.SyncBatchNorm)) and norm.training
-    if not synchronised or not dist.is_initialized() or dist.get_world_size() == 1:
+    if not synchronised or is_single():
         return sums
     total: Tensor = _SumOverRanks.apply(sums)
     return total
@@ -70,7 +75,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise; in evaluation, or with a single rank, as an ordinary batch norm does."""
-        if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
+        if not self.training or is_single():
             return super().forward(x)
         self._check_input_dim(x)
         values = x.float()

@@ -12,7 +12,18 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Diagnosed", "Penalised", "Projected", "TrainingHooks", "diagnostics", "penalty", "project_"]
+__all__ = [
+    "Diagnosed",
+    "Penalised",
+    "Projected",
+    "TrainingHooks",
+    "diagnostics",
+    "has_training_hooks",
+    "penalty",
+    "project_",
+]
+
+_HOOKS = ("training_penalty", "project_parameters_", "training_diagnostics")
 
 
 class Penalised(Protocol):
@@ -34,6 +45,11 @@ class Diagnosed(Protocol):
 
     def training_diagnostics(self) -> Mapping[str, float | Sequence[float]]:
         """Return values under `<quantity>_<unit>`, such as `span_px`; one, or one per head."""
+
+
+def has_training_hooks(module: nn.Module) -> bool:
+    """Return whether a module has a penalty, a projection or diagnostics of its own."""
+    return any(hasattr(type(module), hook) for hook in _HOOKS)
 
 
 def _asking(model: nn.Module, method: str) -> Iterator[nn.Module]:

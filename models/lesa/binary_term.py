@@ -19,6 +19,10 @@ from torch import Tensor, nn
 from models.common.bottleneck import ConvNorm
 from models.common.options import ModelOptionError, OptionProblem
 from models.common.sync_batch_norm import sums_for, update_statistics
+from models.compiled.eager import is_eager
+from models.lesa.attending import AttentionTerms, attend
+from models.lesa.moments import product_moments
+from models.lesa.paired_norm import normed_pairs
 from models.lesa.positions import POSITIONS, AxialPositions, FlattenedPositions, at_least_float32
 from models.padding import WholeMapLayer
 
@@ -76,14 +80,29 @@ class BinaryTerm(WholeMapLayer):
                 f"img_size: got a map of {tuple(x.shape[2:])}, the network was built for one of {self.map_size} here. "
                 "Build it with the size of the images, as img_size."
             )
-        batch, dim, height, width = x.shape
+        size = tuple(x.shape[2:])
+        values = [self._as_map(part, size) for part in self._values(x)]
+        if len(values) == 1:
+            normed: Tensor = self.bn_output(values[0])
+            return normed
+        return normed_pairs(self.bn_output, *values)
+
+    def _values(self, x: Tensor) -> list[Tensor]:
+        """Compute the values of every position and, on the flattened map, the share of the positions in them.
+
+        Shape: x (B, dim, H, W) -> (B * groups, N, v_chs) each.
+        """
+        if is_eager(x):
+            return attend(self._attention_terms(x))
         attention, v = self._attention_and_values(x)
-        values = torch.bmm(attention, v)
-        if self.flattened is not None:
-            values = torch.stack([values, self.flattened.values(attention)], dim=3).flatten(2)
-        stacked = values.transpose(1, 2).reshape(batch, -1, height, width)
-        normed: Tensor = self.bn_output(stacked)
-        return normed.unflatten(1, (dim, -1)).sum(2) if self.flattened is not None else normed
+        values = [torch.bmm(attention, v)]
+        return values if self.flattened is None else [*values, self.flattened.values(attention)]
+
+    def _as_map(self, values: Tensor, size: tuple[int, ...]) -> Tensor:
+        """Put the channels of all heads side by side: (B * groups, N, v_chs) -> (B, dim, H, W), channels last."""
+        by_position = values.unflatten(0, (-1, self.groups)).transpose(1, 2).flatten(2)
+        as_map: Tensor = by_position.transpose(1, 2).unflatten(2, size)
+        return as_map
 
     def _takes(self, size: tuple[int, ...]) -> bool:
         if self.flattened is not None:
@@ -98,19 +117,44 @@ class BinaryTerm(WholeMapLayer):
         ordered: Tensor = weights.flip(3) if self.flattened is not None else weights
         return ordered
 
+    def _attention_terms(self, x: Tensor) -> AttentionTerms:
+        """Compute the scaled operands of the logits, and the values."""
+        q, k, v = self._queries_keys_values(x)
+        scales, axial = self._scales_of(q, k, (x.shape[2], x.shape[3]))
+        terms = {"outside": self._outside(x)}
+        if self.flattened is not None:
+            tables = (table.to(q.dtype) for table in self.flattened.tables())
+            terms |= dict(zip(("q_table", "k_table", "v_table"), tables, strict=True))
+            terms |= {"q_at": q * scales[1], "k_at": k * scales[2]}
+        elif axial is not None:
+            rows, columns = ((product * scales[1][..., None]).flatten(1, 2) for product in axial)
+            terms |= {"rows": rows, "columns": columns}
+        return AttentionTerms(q * scales[0], k, v, **terms)
+
     def _attention_and_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Compute attention (B * groups, N, N), and values (B * groups, N, v_chs), keys in the same order."""
+        q, k, v = self._queries_keys_values(x)
+        logits, outside = self.logits(q, k, (x.shape[2], x.shape[3])), self._outside(x)
+        if outside is not None:
+            logits = logits.masked_fill_(outside, -torch.inf)
+        return logits.softmax(-1), v
+
+    def _queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         qkv = self.qkv(x).flatten(2).unflatten(1, (self.groups, -1)).transpose(2, 3).flatten(0, 1)
         q, k, v = qkv.split([self.qk_chs, self.qk_chs, self.v_chs], dim=2)
         if self.flattened is not None:
             # with the keys in reverse order, distances grow along rows and columns of the logits alike
             k, v = k.flip(1), v.flip(1)
-        logits, padding = self.logits(q, k, (x.shape[2], x.shape[3])), self.padding_of_batch
-        if padding is not None:
-            outside = ~padding.mask(x).flatten(2)
-            outside = outside.flip(2) if self.flattened is not None else outside
-            logits = logits.masked_fill_(outside.repeat_interleave(self.groups, dim=0), -torch.inf)
-        return logits.softmax(-1), v
+        return q, k, v
+
+    def _outside(self, x: Tensor) -> Tensor | None:
+        """Return which keys are padding, (B * groups, 1, N), in their order; None where there is none."""
+        padding = self.padding_of_batch
+        if padding is None:
+            return None
+        outside = ~padding.mask(x).flatten(2)
+        outside = outside.flip(2) if self.flattened is not None else outside
+        return outside.repeat_interleave(self.groups, dim=0)
 
     def logits(self, q: Tensor, k: Tensor, map_size: tuple[int, int] | None = None) -> Tensor:
         """Compute the normed and summed products, except for terms that are equal for all keys of a query.
@@ -123,12 +167,7 @@ class BinaryTerm(WholeMapLayer):
         Returns:
             Logits (B * groups, N, N), last the keys.
         """
-        terms = self.bn_logits.num_features // self.groups
-        axial = self.axial.products(q, map_size) if self.axial is not None else None
-        with _without_autocast(q.device.type):
-            variances = self.variances(q, k, axial)
-            factors = self.scales(variances).to(q.dtype).unflatten(0, (terms, 1, self.groups, 1, 1))
-        scales = factors.expand(-1, q.shape[0] // self.groups, -1, 1, 1).flatten(1, 2)
+        scales, axial = self._scales_of(q, k, map_size)
         logits = torch.bmm(q * scales[0], k.transpose(1, 2))
         if self.flattened is not None:
             self.flattened.add_logits_(logits, q * scales[1], k * scales[2])
@@ -136,6 +175,17 @@ class BinaryTerm(WholeMapLayer):
             rows, columns = (product * scales[1][..., None] for product in axial)
             logits = self.axial.add_logits_(logits, rows, columns)
         return logits
+
+    def _scales_of(
+        self, q: Tensor, k: Tensor, map_size: tuple[int, int] | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """Compute the scale of each product, (terms, B * groups, 1, 1), and the products with rows and columns."""
+        terms = self.bn_logits.num_features // self.groups
+        axial = self.axial.products(q, map_size) if self.axial is not None else None
+        with _without_autocast(q.device.type):
+            variances = self.variances(q, k, axial)
+            factors = self.scales(variances).to(q.dtype).unflatten(0, (terms, 1, self.groups, 1, 1))
+        return factors.expand(-1, q.shape[0] // self.groups, -1, 1, 1).flatten(1, 2), axial
 
     def variances(self, q: Tensor, k: Tensor, axial: tuple[Tensor, Tensor] | None) -> Tensor:
         """Return the variance of each product of each head, (terms * groups,).
@@ -146,7 +196,7 @@ class BinaryTerm(WholeMapLayer):
         assert norm.running_mean is not None and norm.running_var is not None
         if not norm.training:
             return norm.running_var
-        moments = [product_moments(q, k)]
+        moments = [product_moments(at_least_float32(q), at_least_float32(k))]
         if self.flattened is not None:
             moments += self.flattened.moments(q, k)
         elif self.axial is not None and axial is not None:
@@ -176,14 +226,3 @@ def _without_autocast(device_type: str) -> contextlib.AbstractContextManager[Any
     """
     has_autocast = torch.amp.is_autocast_available(device_type)
     return torch.autocast(device_type, enabled=False) if has_autocast else contextlib.nullcontext()
-
-
-def product_moments(q: Tensor, k: Tensor) -> Tensor:
-    """Compute sum and sum of squares of all products of queries and keys (M, N, d) of a head: (2, M).
-
-    The squares are those of the products, but come from the d x d matrix of second moments of the keys.
-    """
-    q, k = at_least_float32(q), at_least_float32(k)
-    first = (q.sum(1) * k.sum(1)).sum(1)
-    second = (torch.bmm(q, torch.bmm(k.transpose(1, 2), k)) * q).sum((1, 2))
-    return torch.stack([first, second])

@@ -10,6 +10,7 @@ Shape legend: M images times heads, N positions of the map, d channels of a quer
 import torch
 from torch import Tensor, nn
 
+from models.lesa.moments import window_moments
 from models.padding import is_traced_to_file
 
 __all__ = ["POSITIONS", "AxialPositions", "FlattenedPositions", "at_least_float32"]
@@ -43,19 +44,7 @@ class FlattenedPositions(nn.Module):
     def moments(self, q: Tensor, k: Tensor) -> list[Tensor]:
         """Compute sum and sum of squares of the logits: of queries, then of keys with positions, two of (2, M)."""
         q_table, k_table, _ = self.tables()
-        return [self._moments(q, q_table), self._moments(k, k_table)]
-
-    def _moments(self, x_MNd: Tensor, table: Tensor) -> Tensor:  # noqa: N803 - the name carries the shape
-        x, entries = at_least_float32(x_MNd), table.double().t()
-        sums = self._window_sums(entries).to(x.dtype)
-        squares = self._window_sums(entries[:, :, None] * entries[:, None, :]).to(x.dtype)
-        turned = torch.bmm(x.transpose(0, 1), squares).transpose(0, 1)
-        return torch.stack([(x * sums).sum((1, 2)), (x * turned).sum((1, 2))])
-
-    def _window_sums(self, entries: Tensor) -> Tensor:
-        """Compute sums over the N entries from each of the first N on: (2N - 1, ...) -> (N, ...)."""
-        running = torch.cat([torch.zeros_like(entries[:1]), entries.cumsum(0)])
-        return running[self.positions :] - running[: self.positions]
+        return [window_moments(at_least_float32(x), table) for x, table in ((q, q_table), (k, k_table))]
 
     def _windows(self, table: Tensor) -> Tensor:
         """Return the N entries from each of the first N on, (N, channels, N).

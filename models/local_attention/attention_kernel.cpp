@@ -135,4 +135,21 @@ int spatialsweep_backward_f32(const int64_t* s, const void* const* m, void* cons
 int spatialsweep_backward_f64(const int64_t* s, const void* const* m, void* const* r, int64_t n) {
     return guarded([&] { backward<double>(s, m, r, n); });
 }
+// Runs all four on two rows of two pixels of one image, one head and one channel, with a window of 3.
+int spatialsweep_probe() {
+    const auto pass = [](auto zero) {
+        using T = decltype(zero);
+        T map[4] = {}, tables[6] = {}, mask[2] = {1, 1}, out[4], stats[12], grads[3][4], of_tables[6], of_mask[2];
+        const int64_t sizes[] = {1, 1, 1, 2, 2, 1, 4, 4, 4, 0};
+        const void* maps[] = {map, map, map, tables, mask, out, map, stats};
+        void* results[] = {out, stats};
+        void* gradients[] = {grads[0], grads[1], grads[2], of_tables, of_mask};
+        forward<T>(sizes, maps, results, 1);
+        backward<T>(sizes, maps, gradients, 1);
+    };
+    return guarded([&] {
+        pass(0.0f);
+        pass(0.0);
+    });
+}
 }

@@ -1,56 +1,10 @@
-// Parts of the attention kernel: vectors of eight floats or four doubles, two products, and threads.
+// Parts of the attention kernel: exponentials, and two products of shifted rows.
 
 #pragma once
 
-#include <algorithm>
-#include <atomic>
-#include <cmath>
-#include <cstdint>
-#include <cstdlib>
-#include <cstring>
-#include <limits>
-#include <mutex>
-#include <stdexcept>
-#include <thread>
-#include <vector>
+#include "vectors.h"
 
 constexpr double MASK_EPS = 1e-8;  // as in models/local_attention/tiled.py
-constexpr int BYTES = 32;
-
-template <class T>
-struct VectorOf;
-template <>
-struct VectorOf<float> {
-    typedef float type __attribute__((vector_size(BYTES)));
-};
-template <>
-struct VectorOf<double> {
-    typedef double type __attribute__((vector_size(BYTES)));
-};
-template <class T>
-using Vec = typename VectorOf<T>::type;
-typedef int32_t Bits __attribute__((vector_size(BYTES)));
-template <class T>
-constexpr int64_t LANES = BYTES / sizeof(T);
-
-template <class T>
-static inline Vec<T> fill(T value) {
-    return Vec<T>{} + value;
-}
-template <class T>
-static inline Vec<T> load(const T* from) {
-    Vec<T> x;
-    std::memcpy(&x, from, BYTES);
-    return x;
-}
-template <class T, class X>
-static inline void store(T* to, const X& x) {
-    std::memcpy(to, &x, BYTES);
-}
-template <class T, class X>
-static inline void store_some(T* to, const X& x, int64_t count) {
-    std::memcpy(to, &x, count * sizeof(T));
-}
 
 // exp(x) for x <= 0 (and a rounding error above).
 template <class T>
@@ -141,38 +95,4 @@ static void accumulate(T* out, int64_t out_step, const T* w, int64_t w_step, con
 template <class T>
 static void copy_rows(const T* from, int64_t from_step, T* to, int64_t to_step, int64_t rows, int64_t width) {
     for (int64_t i = 0; i < rows; ++i) std::memcpy(to + i * to_step, from + i * from_step, width * sizeof(T));
-}
-
-// Calls work(0), ..., work(tasks - 1) from up to `threads` threads; fewer where the system refuses more.
-template <class Work>
-static void in_parallel(int64_t tasks, int64_t threads, const Work& work) {
-    std::atomic<int64_t> next{0};
-    std::atomic<bool> failed{false};
-    const auto loop = [&] {
-        try {
-            for (int64_t task = next++; task < tasks && !failed; task = next++) work(task);
-        } catch (...) {
-            failed = true;
-        }
-    };
-    std::vector<std::thread> crew;
-    crew.reserve(threads);
-    try {
-        for (int64_t i = 1; i < std::min(threads, tasks); ++i) crew.emplace_back(loop);
-    } catch (const std::exception&) {
-    }
-    loop();
-    for (auto& one : crew) one.join();
-    if (failed) throw std::runtime_error("out of memory");
-}
-
-// No exception crosses the C interface: 0 for success.
-template <class Work>
-static int guarded(const Work& work) {
-    try {
-        work();
-        return 0;
-    } catch (...) {
-        return 1;
-    }
 }

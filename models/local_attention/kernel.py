@@ -8,16 +8,26 @@ Shapes: B images, C channels, G heads, D = C / G channels per head, H x W pixels
 
 import ctypes
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from models.local_attention.kernel_build import attention_library
+from models.compiled.build import VECTORS, Kernel, compiled_library
+from models.compiled.eager import are_plain
 
-__all__ = ["kernel_attention", "kernel_serves"]
+__all__ = ["ATTENTION", "kernel_attention", "kernel_serves"]
+
+_FOLDER = Path(__file__).parent
+ATTENTION = Kernel(
+    name="attention",
+    source=_FOLDER / "attention_kernel.cpp",
+    headers=(_FOLDER / "attention_kernel.h", _FOLDER / "attention_kernel_backward.h", VECTORS),
+    functions=tuple(f"spatialsweep_{step}_{dtype}" for step in ("forward", "backward") for dtype in ("f32", "f64")),
+)
+"""Compiled local attention."""
 
 _SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
 _WIDENED = (torch.float16, torch.bfloat16)  # computed in float32
@@ -25,17 +35,10 @@ _WIDENED = (torch.float16, torch.bfloat16)  # computed in float32
 
 def kernel_serves(*tensors: Tensor | None) -> bool:
     """Return whether the kernel is there and these are plain tensors on a CPU, eagerly computed."""
-    if torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None:
+    given = [x for x in tensors if x is not None]
+    if not are_plain(*given) or any(x.dtype not in _SUFFIX and x.dtype not in _WIDENED for x in given):
         return False
-    if _get_current_dispatch_mode() is not None or torch._C._functorch.peek_interpreter_stack() is not None:
-        return False
-    for x in tensors:
-        if x is None:
-            continue
-        plain = type(x) in {Tensor, torch.nn.Parameter} and x.device.type == "cpu" and x.layout == torch.strided
-        if not plain or x.numel() == 0 or (x.dtype not in _SUFFIX and x.dtype not in _WIDENED):
-            return False
-    return attention_library() is not None
+    return compiled_library(ATTENTION) is not None
 
 
 def kernel_attention(
@@ -112,7 +115,7 @@ def _call(
     heads, sides, dim = rel.shape
     height, width = q.shape[2:]
     numbers = [len(q), heads, dim, height, width, sides // 4, q.stride(0), k.stride(0), v.stride(0), int(before)]
-    library = attention_library()
+    library = compiled_library(ATTENTION)
     assert library is not None
     function = getattr(library, f"spatialsweep_{step}_{_SUFFIX[q.dtype]}")
     sizes = (ctypes.c_int64 * len(numbers))(*numbers)

@@ -9,8 +9,9 @@ the logits instead: the softmax is one over the pixels that have weight, without
 Source: Ramachandran et al. 2019 (arXiv 1906.05909) for the attention, Parker et al. 2020 (arXiv 2004.08708)
 for tables and mask.
 
-On a CPU a kernel compiled on first use computes it (`SPATIALSWEEP_KERNELS=0` turns it off); tensors elsewhere, and
-machines without a C++ compiler, use the tiles of plain PyTorch; compiled and exported programs the formula itself.
+On a CPU a kernel compiled on first use computes it, on GPUs kernels in Triton, also in compiled programs
+(`SPATIALSWEEP_KERNELS=0` turns both off). Double precision on GPUs, other devices, and machines without a C++ compiler
+or without Triton use the tiles of plain PyTorch; other compiled programs, and exported ones, the formula itself.
 """
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from models.common.merging import is_traced
 from models.common.options import ModelOptionError, OptionProblem
+from models.local_attention.gpu.operator import gpu_attention, gpu_serves
 from models.local_attention.kernel import kernel_attention, kernel_serves
 from models.local_attention.tiled import tiled_attention
 from models.local_attention.windowed import windowed_attention
@@ -36,6 +38,7 @@ def local_attention(
     num_heads: int,
     ring_mask: Tensor | None = None,
     mask_before_softmax: bool = False,
+    window_follows_mask: bool = False,
 ) -> Tensor:
     """Attend from every pixel to the K x K window around it, K = 2 L + 1.
 
@@ -52,6 +55,8 @@ def local_attention(
             of a ramp, its first ring without weight, no ring gets a gradient.
         mask_before_softmax: True to add the logarithm of the mask to the logits, instead of multiplying the weights.
             Rings without weight then get no gradient at all.
+        window_follows_mask: True for a window that ends at the last ring with weight for any head, found on the GPU;
+            only where `gpu_serves`.
 
     Raises:
         ModelOptionError: C is odd or not divisible by `num_heads`, or the window is not odd.
@@ -64,6 +69,18 @@ def local_attention(
     if side % 2 == 0:
         problem = OptionProblem("kernel_size", side, "a window side is odd", f"Use {side - 1} or {side + 1}.")
         raise ModelOptionError([problem])
+    if gpu_serves(q, num_heads=num_heads, side=side):
+        return gpu_attention(
+            q,
+            k,
+            v,
+            torch.cat([rel_h, rel_w]).transpose(0, 1).contiguous(),
+            ring_mask,
+            num_heads=num_heads,
+            mask_before_softmax=mask_before_softmax,
+            window_follows_mask=window_follows_mask,
+        )
+    assert not window_follows_mask
     rel = tables_by_head(rel_h, rel_w, num_heads)
     if ring_mask is not None and ring_mask.requires_grad:
         ring_mask = _held_behind_the_ramp(ring_mask)
@@ -85,6 +102,10 @@ def attend_by_head(
         ring_mask: Weight of each head for the rings 0..L, see `local_attention`.
         mask_before_softmax: Place of the mask, see `local_attention`.
     """
+    heads, sides, _ = rel.shape
+    if gpu_serves(q, num_heads=heads, side=sides // 2):
+        table = torch.cat([part.transpose(0, 1).flatten(1) for part in rel.chunk(2, dim=1)], dim=1)
+        return gpu_attention(q, k, v, table, ring_mask, num_heads=heads, mask_before_softmax=mask_before_softmax)
     if torch.compiler.is_compiling() or torch.compiler.is_exporting() or is_traced_to_file():
         return windowed_attention(q, k, v, rel, ring_mask, mask_before_softmax=mask_before_softmax)
     attend = kernel_attention if kernel_serves(q, k, v, rel, ring_mask) else tiled_attention

@@ -267,7 +267,7 @@ def build(
             feature_cfg={"out_indices": stages, "feature_cls": "getter"},
             **passed,
         )
-    return built.to(dtype=dtype)
+    return built if dtype is None else built.to(dtype=dtype)
 
 
 def default_cfg(

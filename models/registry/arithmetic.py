@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import timm
-import torch
 from torch import nn
 
 from models.common.options import ImageShape, ModelOptionError, OptionValue
@@ -20,6 +19,7 @@ from models.registry.architectures import ARCHITECTURES, COMMON_OPTIONS
 from models.registry.catalogue import check_options, create_model, model_family, model_options
 from models.registry.counting import count_macs, depends_on_values
 from models.registry.outside.network import outside_network
+from models.registry.shapes import on_shapes
 
 __all__ = ["COSTLESS", "ModelCost", "ModelFacts", "model_cost", "model_facts", "model_params"]
 
@@ -155,13 +155,13 @@ def _counted(name: str, options: tuple[tuple[str, OptionValue], ...], **shape: i
 @functools.lru_cache(_REMEMBERED)
 def _counted_params(name: str, options: tuple[tuple[str, OptionValue], ...], **shape: int) -> int:
     given: dict[str, Any] = {**dict(options), **shape}
-    with torch.device("meta"):
+    with on_shapes():
         network = create_model(name, **given)
     return sum(parameter.numel() for parameter in network.parameters())
 
 
 def _cost(make: Callable[[], nn.Module], input_size: tuple[int, int, int]) -> ModelCost:
-    with torch.device("meta"):
+    with on_shapes():
         network = make()
     if depends_on_values(network):
         network = make()

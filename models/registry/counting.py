@@ -12,10 +12,10 @@ import torch
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from models.padding import MapNorm
+from models.registry.operations import MetaOperations
 
 __all__ = ["CountsItself", "count_macs", "depends_on_values", "stand_in"]
 
@@ -45,9 +45,11 @@ def count_macs(network: nn.Module, input_size: tuple[int, int, int], *, device: 
     layers = stand_in(network)
     _skip_elementwise(network)
     counter = _ProductCounter()
+    if any(tensor.device.type != device for tensor in (*network.parameters(), *network.buffers())):
+        network = network.to(device)
     # the math backend shows fused attention as the two matrix products that it is
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-        network.to(device)(torch.zeros(1, *input_size, device=device))
+        network(torch.zeros(1, *input_size, device=device))
     return counter.flops // FLOPS_PER_MAC + sum(layer.macs for layer in layers)
 
 
@@ -87,7 +89,7 @@ class CountedLayer(nn.Module):
         return x
 
 
-class _ProductCounter(TorchDispatchMode):
+class _ProductCounter(MetaOperations):
     """Sum of the convolutions and matrix products computed inside, by torch's own formulas.
 
     torch's `FlopCounterMode` counts the same by module, at several times the cost.
@@ -97,15 +99,14 @@ class _ProductCounter(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.flops = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Compute an operation and count it."""
-        del types
-        out = func(*args, **(kwargs or {}))
+        out = super().__torch_dispatch__(func, types, args, kwargs)
         formula = flop_registry.get(func._overloadpacket)
         if formula is not None:
             self.flops += formula(*args, **(kwargs or {}), out_val=out)

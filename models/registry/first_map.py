@@ -7,6 +7,8 @@ import torch
 
 from models.common.staged import StagedNetwork
 from models.registry.catalogue import create_model
+from models.registry.operations import MetaOperations
+from models.registry.shapes import on_shapes
 
 __all__ = ["first_map_side"]
 
@@ -23,7 +25,8 @@ def first_map_side(name: str, options: Mapping[str, Any], *, image_size: int, in
     Raises:
         ModelOptionError: The name or an option is unknown, or a value impossible.
     """
-    with torch.device("meta"), torch.no_grad():
+    with on_shapes():
         network = create_model(name, num_classes=0, in_chans=in_chans, image_size=image_size, **options)
         images = torch.empty(1, in_chans, image_size, image_size)
+    with MetaOperations(), torch.no_grad():
         return int(cast(StagedNetwork, network).forward_stem(images).shape[-1])

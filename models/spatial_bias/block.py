@@ -11,6 +11,8 @@ import dataclasses
 
 from torch import Tensor, nn
 
+from models.common.bottleneck import joined
+from models.common.merging import normed
 from models.common.non_local import NonLocalBottleneck, NonLocalPlan
 from models.common.options import ModelOptionError, OptionProblem
 from models.common.resnet import BlockSite
@@ -133,12 +135,10 @@ class BiasedBottleneck(NonLocalBottleneck):
         if isinstance(self.spatial, SpatialBiasConv):
             inner, late = self.spatial(inner, x)
             padding = self.spatial.bias.padding_of_batch
-            inner = self.act(self.bn(inner))
+            inner = normed(self.bn, inner, act=self.act)
         else:
-            inner = self.act(self.normed_spatial(inner))
+            inner = self.normed_spatial(inner)
         if late is not None:
             inner = append_bias(inner, late, padding)
-        branch = self.drop_path(self.gate(self.expand(inner)))
-        branch += shortcut  # in place: nothing else holds the output of the branch
-        y: Tensor = self.non_local(self.act_out(branch))
+        y: Tensor = self.non_local(joined(self.expand, (self.gate, self.drop_path), inner, shortcut, self.act_out))
         return y

@@ -154,14 +154,16 @@ def models(
 
     A sweep takes any network of timm as well, and FILE.py:FACTORY of your own.
     """
-    from models import list_models, list_timm_models, model_facts
     from orchestrator.cli.tables import models as model_table
+    from orchestrator.cli.tables.stored_models import facts_of_all
 
     if timm is not None:
+        from models import list_timm_models
+
         names = list_timm_models(timm)
         tell(json.dumps(names, indent=2) if as_json else "\n".join(names) or f"timm has no network {timm}")
         return
-    facts = [model_facts(name) for name in list_models()]
+    facts = facts_of_all()
     if as_json:
         tell(model_table.as_json(facts))
     elif markdown:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,6 +22,7 @@ from orchestrator.cli.options import (
 )
 from orchestrator.cli.output import tell, tell_json, wide_console
 from orchestrator.config.option_values import setting_values
+from orchestrator.quick_imports import quick_imports, without_packages
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -47,6 +49,15 @@ def report(
     tracking_uri: RecordedTrackingUri = None,
 ) -> None:
     """Write the report of a sweep: one HTML file that needs no network; also stored in MLflow."""
+    with quick_imports():  # Optuna and MLflow import most of what they need when it is used
+        _write(name, runs_dir, output, tracking_uri)
+
+
+def _write(name: str, runs_dir: Path | None, output: Path | None, tracking_uri: str | None) -> None:
+    """Write the report of a sweep, and store it in MLflow."""
+    with without_packages("matplotlib", "sklearn"):  # for plots and measures of importance that the report has not
+        importlib.import_module("optuna.importance")
+        importlib.import_module("optuna.visualization")
     from orchestrator.report import write_report
     from orchestrator.results.stored_sweep import find_sweep, read_sweep
 

@@ -1,21 +1,29 @@
 """Decoding of image files to RGB pixels, the same for preparation, training and display.
 
 Modes that Pillow would silently turn into wrong colours are converted here as their format specifies, or rejected.
+JPEG files of three colours may be decoded by torchvision, which gives the same pixels in less time; Pillow reads their
+header, checks it, and decodes all other files and those that torchvision refuses.
 """
 
 from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError, features
 
 from orchestrator.data.shown_names import one_line
 
-__all__ = ["ENDINGS", "ImageError", "decode_image", "image_size"]
+__all__ = ["ENDINGS", "EncodedImage", "ImageError", "decode_image", "image_size"]
+
+Pixels = npt.NDArray[np.uint8]
+"""Pixels of an image, uint8, (H, W, 3)."""
 
 MOST_PIXELS = 89_478_485
 """Largest number of pixels of an image, 256 MiB decoded; the limit of Pillow."""
@@ -49,6 +57,19 @@ _UPRIGHT = MappingProxyType(
         8: Image.Transpose.ROTATE_90,
     }
 )
+_UPRIGHT_PIXELS: Mapping[int, Callable[[Pixels], Pixels]] = MappingProxyType(
+    {
+        2: lambda pixels: pixels[:, ::-1],
+        3: lambda pixels: pixels[::-1, ::-1],
+        4: lambda pixels: pixels[::-1],
+        5: lambda pixels: pixels.swapaxes(0, 1),
+        6: lambda pixels: np.rot90(pixels, -1),
+        7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+        8: np.rot90,
+    }
+)
+"""The same as `_UPRIGHT`, of pixels."""
+_SIDEWAYS = (5, 6, 7, 8)
 _BACKGROUND = (255, 255, 255, 255)
 
 
@@ -70,20 +91,12 @@ def decode_image(content: bytes, *, reduced_px: int | None = None) -> Image.Imag
     Raises:
         ImageError: It is not an image, cut, too large, or holds values of unknown range.
     """
-    try:
-        with warnings.catch_warnings():
-            _set_warnings()
-            with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-                _check_size(image)
-                if reduced_px is not None:
-                    image.draft("RGB", (reduced_px, reduced_px))
-                orientation = _orientation(image)
-                rgb = _rgb(image)
+    with _opened(io.BytesIO(content)) as image:
+        if reduced_px is not None:
+            image.draft("RGB", (reduced_px, reduced_px))
+        orientation = _orientation(image)
+        rgb = _rgb(image)
         return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
-    except ImageError:
-        raise
-    except Exception as error:  # Pillow's parsers raise a dozen kinds for damaged files
-        raise ImageError(_reason(error)) from None
 
 
 def image_size(content: io.BytesIO | io.BufferedReader) -> tuple[int, int]:
@@ -92,18 +105,86 @@ def image_size(content: io.BytesIO | io.BufferedReader) -> tuple[int, int]:
     Raises:
         ImageError: It is not an image file.
     """
+    with _opened(content) as image:
+        return _upright_size(image)
+
+
+class EncodedImage:
+    """An image file whose header has been read and checked.
+
+    Args:
+        content: Bytes of the file, as for `decode_image`.
+
+    Attributes:
+        content: Bytes of the file.
+        width: Width of the upright image, in pixels.
+        height: Height of the upright image, in pixels.
+        is_plain_jpeg: True for a JPEG file of three colours that is stored upright.
+
+    Raises:
+        ImageError: It is not an image, or too large.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        with _opened(io.BytesIO(content)) as image:
+            self._plain = image.format == "JPEG" and image.mode == "RGB"
+            self._orientation = _orientation(image)
+            self._stored = image.height, image.width, 3
+            self.width, self.height = _upright_size(image)
+            self.is_plain_jpeg = self._plain and self._orientation not in _UPRIGHT
+        self.content = content
+
+    def pixels(self, divisor: int = 1) -> Pixels:
+        """Decode the image, upright, uint8, (H, W, 3).
+
+        Args:
+            divisor: 1, 2, 4 or 8: a JPEG file is decoded at this part of its size, rounded up; other files are not
+                reduced.
+
+        Raises:
+            ImageError: It is cut, or holds values of unknown range.
+        """
+        if divisor > 1:
+            return np.array(decode_image(self.content, reduced_px=max(1, min(self.width, self.height) // divisor)))
+        decoded = self._by_torchvision() if self._plain else None
+        return np.array(decode_image(self.content)) if decoded is None else decoded
+
+    def _by_torchvision(self) -> Pixels | None:
+        """Return the pixels of a JPEG file of three colours; None where torchvision cannot decode it."""
+        import torch  # many commands read headers alone, and need no torch
+
+        try:
+            from torchvision.io import ImageReadMode, decode_jpeg  # deprecated since 0.29
+
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                planes = decode_jpeg(torch.frombuffer(bytearray(self.content), dtype=torch.uint8), ImageReadMode.RGB)
+        except (RuntimeError, ImportError):  # Pillow decodes it, or states the reason
+            return None
+        stored: Pixels = planes.permute(1, 2, 0).numpy()
+        if stored.shape != self._stored:
+            raise ImageError(f"has {stored.shape[1]} x {stored.shape[0]} px, and its header announces another size")
+        turn = _UPRIGHT_PIXELS.get(self._orientation)
+        return stored if turn is None else np.ascontiguousarray(turn(stored))
+
+
+@contextmanager
+def _opened(content: io.BytesIO | io.BufferedReader) -> Iterator[Image.Image]:
+    """Open an image file and check its size; errors of the block become `ImageError`."""
     try:
         with warnings.catch_warnings():
             _set_warnings()
             with Image.open(content, formats=_FORMATS) as image:
                 _check_size(image)
-                width, height = image.size
-                turned = _orientation(image) in (5, 6, 7, 8)
-        return (height, width) if turned else (width, height)
+                yield image
     except ImageError:
         raise
-    except Exception as error:  # as above
+    except Exception as error:  # Pillow's parsers raise a dozen kinds for damaged files
         raise ImageError(_reason(error)) from None
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    return (image.height, image.width) if _orientation(image) in _SIDEWAYS else (image.width, image.height)
 
 
 def _set_warnings() -> None:

@@ -53,6 +53,9 @@ def contained(root: Path, path: str | Path, what: str = "path") -> Path:
         raise UnsafePathError(f"{what} {_shown(path)} cannot be resolved") from None
     if not resolved.is_relative_to(resolved_root):
         raise UnsafePathError(f"{what} {_shown(path)} lies outside {root}")
+    inner = (resolved, *resolved.parents)[: len(resolved.parts) - len(resolved_root.parts)]
+    if any(place.is_symlink() for place in inner):  # from Python 3.13 on a loop of links is returned as it is
+        raise UnsafePathError(f"{what} {_shown(path)} cannot be resolved")
     return resolved
 
 

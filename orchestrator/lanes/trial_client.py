@@ -12,17 +12,10 @@ import ray
 from ray.tune import Trainable
 
 from orchestrator.lanes.messages import Outcome, Report, TrialAssignment, TrialOutcome
+from orchestrator.lanes.tune_keys import ENDED, EPOCH, EPOCHS_DONE, HELD, LANE, NODES, REPORTED, TRIAL
 from orchestrator.lanes.weight_transfer import WeightTransfer, changed_config
 from orchestrator.records.folder.trial_folder import trial_folder
 
-TRIAL = "trial"
-EPOCHS_DONE = "epochs_done"
-EPOCH = "epoch"
-REPORTED = "reported"
-ENDED = "ended"
-HELD = "held_s"
-LANE = "lane"
-NODES = "nodes"
 _POLL_S = 0.2
 
 

@@ -131,7 +131,8 @@ def _found(sweep: StoredSweep, rows: TrialRows) -> list[Section]:
     result, objectives = sweep.result, sweep.result.objectives
     assert objectives is not None
     best, hidden = result.best, curves.left_out(result.records)
-    ranked, shown = len(result.ranking()), rows.leaderboard()
+    ranked = sum(record.best(result.metric, result.mode) is not None for record in result.records)
+    shown = rows.leaderboard()
     if rows.has_repeats:
         ranked = len(result.configurations())
     seeds = (

@@ -95,6 +95,7 @@ class TrialRows:
         assert sweep.result.objectives is not None
         self._result = sweep.result
         self._objectives: Objectives = sweep.result.objectives
+        self._best = sweep.result.best
         self._importance = importance
         self._records = {record.number: record for record in sweep.result.records}
         costs = [record.cost for record in sweep.result.records]
@@ -117,7 +118,6 @@ class TrialRows:
         return [self._row(rank, trial, self._records[trial.number]) for rank, trial in enumerate(trials, start=1)]
 
     def _row(self, rank: int, trial: TrialResult, record: TrialRecord) -> Row:
-        best = self._result.best
         names = sorted(trial.params, key=lambda name: -self._importance.get(name, 0.0))
         params = {name: trial.params[name] for name in names if name != "model"}
         return Row(
@@ -133,7 +133,7 @@ class TrialRows:
                 (name, number(value) if isinstance(value, float) else str(value)) for name, value in params.items()
             ],
             spark=_spark(record, self._objectives.metrics[0]),
-            is_best=best is not None and trial.number == best.number,
+            is_best=self._best is not None and trial.number == self._best.number,
             **_over_seeds(trial),
         )
 

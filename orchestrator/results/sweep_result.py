@@ -154,12 +154,12 @@ class SweepResult:
         of_all_seeds = best_configuration(found, self.seeds)
         if of_all_seeds is not None:
             return self._result(of_all_seeds.finished[-1])
-        ranked = [trial for trial in self.ranking() if self._by_number[trial.number].repeats is None]
 
-        def rank(trial: TrialResult) -> tuple[bool, bool]:
-            return not trial.feasible, trial.status is not TrialStatus.FINISHED
+        def rank(record: TrialRecord) -> tuple[bool, bool]:
+            return not self._objectives.is_feasible(record), record.status is not TrialStatus.FINISHED
 
-        return min(ranked, key=rank, default=None)
+        found_first = min((record for record in self._ranked() if record.repeats is None), key=rank, default=None)
+        return None if found_first is None else self._result(found_first)
 
     @property
     def has_repeats(self) -> bool:
@@ -191,12 +191,11 @@ class SweepResult:
 
         Among equals, trials trained to the end come first, then those with fewer epochs.
         """
-        scored = [record for record in self.records if record.best(self.metric, self.mode) is not None]
-        return [self._result(record) for record in sorted(scored, key=self._objectives.rank)]
+        return [self._result(record) for record in self._ranked()]
 
     def top(self, count: int) -> list[TrialResult]:
         """Return at most `count` trials, best first."""
-        return self.ranking()[:count]
+        return [self._result(record) for record in self._ranked()[:count]]
 
     def trial(self, number: int) -> TrialResult:
         """Return a trial by its number.
@@ -275,6 +274,11 @@ class SweepResult:
         for path, table in zip(paths, (self.trials, self.reports), strict=True):
             write_parquet(table, path)
         return paths
+
+    def _ranked(self) -> list[TrialRecord]:
+        """Return the records of `ranking`: a result costs a look at the file system."""
+        scored = [record for record in self.records if record.best(self.metric, self.mode) is not None]
+        return sorted(scored, key=self._objectives.rank)
 
     def _result(self, record: TrialRecord) -> TrialResult:
         checkpoint = self.folder / "trials" / trial_folder(record.number) / "best.pt"

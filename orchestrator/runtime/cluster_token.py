@@ -1,18 +1,16 @@
-"""Authentication token of a Ray cluster: its sources, and the check whether a cluster requires one."""
+"""Authentication of this process at a Ray cluster, and the check whether a cluster requires a token."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
 import ray
 
 from orchestrator.errors import ClusterError
+from orchestrator.runtime.auth_settings import MODE, PATH, TOKEN, known_token
 from orchestrator.runtime.ray_private.core import reload_authentication
-
-MODE, TOKEN, PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 
 _ANSWER_S = 10.0
 _ASK = "/ray.rpc.NodeInfoGcsService/GetClusterId"  # read-only, and Ray's own first request
@@ -50,10 +48,11 @@ def settings_to_join(address: str, environ: Mapping[str, str]) -> dict[str, str]
         environ: Environment of this process; its `RAY_AUTH_MODE` stays.
 
     Raises:
-        ClusterError: The cluster requires a token, and none is set, or a different one.
+        ClusterError: The cluster requires a token, and none is set, or a different one; or this process has to send
+            one and has none.
     """
     if not _refuses(address, None):
-        return {}
+        return _settings_without_token(address, environ)
     source, token = known_token(environ)
     mode = environ.get(MODE, "token")
     if mode.lower() != "token":
@@ -68,28 +67,17 @@ def settings_to_join(address: str, environ: Mapping[str, str]) -> dict[str, str]
     return {MODE: "token"}
 
 
-def known_token(environ: Mapping[str, str]) -> tuple[str, str | None]:
-    """Return the source of the user's token, and the token; None where there is none.
-
-    Args:
-        environ: Environment of this process.
-
-    Raises:
-        ClusterError: The file in `RAY_AUTH_TOKEN_PATH` cannot be read, or is empty.
-    """
-    if environ.get(TOKEN):
-        return TOKEN, environ[TOKEN].strip()
-    named = environ.get(PATH)
-    path = Path(named) if named else Path.home() / ".ray" / "auth_token"
-    try:
-        token = path.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        if named is None:
-            return "~/.ray/auth_token", None
-        raise ClusterError(f"{PATH}: '{path}' cannot be read: {error}. Set it to a file with the token.") from None
-    if not token and named is not None:
-        raise ClusterError(f"{PATH}: '{path}' is empty. Set it to a file with the token.")
-    return (PATH if named else "~/.ray/auth_token"), token or None
+def _settings_without_token(address: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings for a cluster that requires no token."""
+    mode = environ.get(MODE)
+    if mode is None:
+        return {MODE: "disabled"}
+    if mode.lower() == "token" and known_token(environ)[1] is None:
+        raise ClusterError(
+            f"{MODE} is '{mode}' and no token is set; the cluster at '{address}' requires none. Unset {MODE}, or set "
+            f"{TOKEN}, {PATH} or the file ~/.ray/auth_token."
+        )
+    return {}
 
 
 def _refuses(address: str, token: str | None) -> bool:

@@ -1,7 +1,8 @@
 """Share of a GPU that a trial reserves: the memory that goes with it, and its measurement.
 
 A lane that reserves a share may take that share of the memory and no more, CUDA's own context included. With
-`resources.gpus_per_worker: auto` the share follows from steps of the largest network of the sweep on a GPU.
+`resources.gpus_per_worker: auto` the share follows from steps of the largest network of the sweep on a GPU. This
+module imports no Ray, which a dry run does without.
 """
 
 from __future__ import annotations
@@ -9,10 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-import ray
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.config.sections.resources import MOST_LANES_PER_GPU
 from orchestrator.config.trial import TrialConfig
@@ -106,6 +103,10 @@ def measured_share(trial: TrialConfig, facts: DatasetFacts, network_files: Mappi
     Raises:
         ClusterError: No GPU became free, or the measurement failed.
     """
+    import ray
+    from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
     task = ray.remote(num_cpus=1, num_gpus=1)(measure)
     found = [
         task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(

@@ -1,16 +1,13 @@
-"""Number of lanes that a cluster holds, and the resources of their workers."""
+"""Number of lanes that a cluster holds, and the resources of their workers; Ray is imported where one is connected."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import ray
-
 from orchestrator.config.sections.resources import BYTES_PER_GB, ResourcesConfig
 from orchestrator.config.sections.training import AUTO
 from orchestrator.errors import ClusterError
-from orchestrator.runtime.ray_private.core import autoscaled_resources
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ def plan_lanes(
         ClusterError: Not even one lane fits; the message shows the arithmetic.
     """
     there = _nodes() if nodes is None else nodes
-    most = (autoscaled_resources() if nodes is None else None) or {}
+    most = (_largest_size() if nodes is None else None) or {}
     gpus = max(sum(node.get("GPU", 0.0) for node in there), most.get("GPU", 0.0))
     wanted = resources.gpus_per_worker
     if isinstance(wanted, float):
@@ -80,14 +77,22 @@ def lanes_that_fit(
     """
     per_worker = resources.per_worker(gpus_per_worker)
     slots = sum(_slots(node, per_worker) for node in (_nodes() if nodes is None else nodes))
-    most = autoscaled_resources() if nodes is None else None
+    most = _largest_size() if nodes is None else None
     if most is not None:
         slots = max(slots, _slots(most, per_worker))
     return slots // resources.max_workers or int(slots >= resources.min_workers)
 
 
 def _nodes() -> list[dict[str, float]]:
+    import ray
+
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _largest_size() -> dict[str, float] | None:
+    from orchestrator.runtime.ray_private.core import autoscaled_resources
+
+    return autoscaled_resources()
 
 
 def _slots(node: Mapping[str, float], per_worker: dict[str, float]) -> int:

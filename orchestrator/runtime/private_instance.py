@@ -19,7 +19,8 @@ from pathlib import Path
 import ray
 
 from orchestrator.errors import ClusterError, RayLostError, SpatialSweepError, first_line
-from orchestrator.runtime.cluster_token import MODE, PATH, TOKEN, token_settings
+from orchestrator.runtime.auth_settings import MODE, PATH, TOKEN
+from orchestrator.runtime.cluster_token import token_settings
 from orchestrator.runtime.ray_private.core import loopback_only
 from orchestrator.runtime.ray_private.instance import without_helpers
 

@@ -14,6 +14,7 @@ from typing import Any
 import ray
 
 from orchestrator.errors import ClusterError
+from orchestrator.runtime.auth_settings import settings_of_client
 from orchestrator.runtime.cluster_token import settings_to_join, token_settings
 from orchestrator.runtime.forking.environment import chosen_address, prepare_environment
 from orchestrator.runtime.forking.fork_server import forked_workers
@@ -80,7 +81,8 @@ def _joined(target: str, verbose: bool, level: int) -> Iterator[None]:
     """Connect to a cluster, with its token where it requires one."""
     address = _bootstrap_address(target)
     _require_answer(target, address or target)
-    with token_settings({} if address is None else settings_to_join(address, os.environ)):
+    settings = settings_of_client(os.environ) if address is None else settings_to_join(address, os.environ)
+    with token_settings(settings):
         try:
             ray.init(address=target, log_to_driver=verbose, logging_level=level)
         except (ConnectionError, OSError, ValueError, RuntimeError) as error:

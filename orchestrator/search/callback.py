@@ -14,7 +14,7 @@ from ray.tune.experiment import Trial as TuneTrial
 
 from orchestrator.errors import StorageError
 from orchestrator.lanes.messages import Outcome
-from orchestrator.lanes.trial_client import ENDED, EPOCH, HELD, LANE, NODES, REPORTED, TRIAL
+from orchestrator.lanes.tune_keys import ENDED, EPOCH, HELD, LANE, NODES, REPORTED, TRIAL
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.records.objectives import Objectives
 from orchestrator.search.not_pickled import NotPickled

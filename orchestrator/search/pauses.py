@@ -7,6 +7,7 @@ In the study a paused trial stays running, because Optuna changes no trial that 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import optuna
 from optuna.trial import TrialState
@@ -14,9 +15,11 @@ from optuna.trial import TrialState
 from orchestrator.records.ledger import Ledger, TrialRecord
 from orchestrator.records.objectives import Objectives
 from orchestrator.search.samplers.learnable import PAUSED_AT
-from orchestrator.search.schedulers.allocated import Allocation
 from orchestrator.search.scores import note_constraints
 from orchestrator.search.study_cache import StudyCache
+
+if TYPE_CHECKING:
+    from orchestrator.search.schedulers.allocated import Allocation
 
 
 class Pauses:

@@ -1,4 +1,4 @@
-"""Searcher of Tune that asks the study for configurations."""
+"""Source of configurations for Tune; this module imports no Ray, since a dry run needs none."""
 
 from __future__ import annotations
 
@@ -6,25 +6,22 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.trial import TrialState
-from ray.tune.search import Searcher
 
 from orchestrator.config.plans import SearchPlan
 from orchestrator.config.trial import resolve_trial
-from orchestrator.lanes.trial_client import EPOCHS_DONE, TRIAL
+from orchestrator.lanes.tune_keys import EPOCHS_DONE, TRIAL
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.search.allocation.allocator import Propose, Resume
-from orchestrator.search.not_pickled import NotPickled
 from orchestrator.search.pauses import Pauses, begin_again
 from orchestrator.search.proposals.enqueued_trials import enqueue_request, params_by_hand
 from orchestrator.search.proposals.rejections import RejectionStreak, reject
 from orchestrator.search.proposals.trial_filter import Rejection, TrialFilter
 from orchestrator.search.racing import SeedRace, Step, repeat_of, repeated_config
 from orchestrator.search.samplers.samplers import SweepSampler
-from orchestrator.search.schedulers.allocated import Allocation
 from orchestrator.search.steering.present_space import (
     PresentSpace,
     known_choices,
@@ -34,11 +31,14 @@ from orchestrator.search.steering.present_space import (
 )
 from search_spaces import setting_of
 
-FINISHED: str = Searcher.FINISHED
+if TYPE_CHECKING:
+    from orchestrator.search.schedulers.allocated import Allocation
+
+FINISHED = "FINISHED"  # as Tune has it
 MOST_REJECTED = 1000  # in a row
 
 
-class StudySearcher(NotPickled, Searcher):
+class StudySearcher:
     """Source of configurations for Tune; called in the thread "tune".
 
     Args:
@@ -68,7 +68,6 @@ class StudySearcher(NotPickled, Searcher):
         allocation: Allocation | None = None,
         pauses: Pauses | None = None,
     ) -> None:
-        super().__init__(metric=plan.objective.metric, mode=plan.objective.mode)
         self._study = study
         self._plan = plan
         self._ledger = ledger
@@ -166,7 +165,7 @@ class StudySearcher(NotPickled, Searcher):
             waiting = (record for record in self._ledger.open() if record.number not in asked)
             return self._ledger.count_configurations() - sum(not record.is_repeat for record in waiting)
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # a text ends the search
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the next configuration under the key `trial`, with the number of its epochs already reported.
 
         Interrupted trials come first, then those that the allocation rule resumes, then new ones, then further seeds
@@ -315,16 +314,6 @@ class StudySearcher(NotPickled, Searcher):
             return False
         return not self._study.get_trials(deepcopy=False, states=[TrialState.WAITING])
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def release(self, trial_id: str) -> None:
         """Note that a lane is free; `SweepCallback` calls `study.tell`, with the reason."""
         self._open.discard(trial_id)
-
-    def save(self, checkpoint_path: str) -> None:
-        """Save nothing: the study's database holds the state."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Restore nothing."""
-
-    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **_: Any) -> bool:
-        """Accept an empty space from Tune only: the study has its own."""
-        return not config

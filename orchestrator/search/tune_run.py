@@ -8,6 +8,7 @@ from typing import Any
 
 import optuna
 from ray import tune
+from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
 from orchestrator.config.plans import SearchPlan
@@ -26,7 +27,7 @@ from orchestrator.search.schedulers.trial_schedulers import (
     keeps_lane,
     trials_at_once,
 )
-from orchestrator.search.searcher import StudySearcher
+from orchestrator.search.searcher import FINISHED, StudySearcher
 
 _JOIN_TIMEOUT_S = 30.0
 # Only the death of a trial's actor is an error to Tune; another takes its place, while the lane trains on.
@@ -34,6 +35,38 @@ _MAX_CLIENT_LOSSES = 10
 # Each trial actor takes this share of the head node and nothing else: the lanes hold the CPUs and GPUs. It is the
 # smallest share that Ray has, so that ten thousand actors fit.
 _HEAD_SHARE = {"node:__internal_head__": 0.0001}
+
+
+class TuneSearcher(NotPickled, Searcher):
+    """Searcher of Tune over the configurations of a study; called in the thread "tune".
+
+    Args:
+        source: Source of the configurations.
+        plan: Search plan of the sweep.
+    """
+
+    def __init__(self, source: StudySearcher, plan: SearchPlan) -> None:
+        super().__init__(metric=plan.objective.metric, mode=plan.objective.mode)
+        self._source = source
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # a text ends the search
+        """See `StudySearcher.suggest`."""
+        found = self._source.suggest(trial_id)
+        return Searcher.FINISHED if found == FINISHED else found
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """See `StudySearcher.release`."""
+        self._source.release(trial_id)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Save nothing: the study's database holds the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Restore nothing."""
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **_: Any) -> bool:
+        """Accept an empty space from Tune only: the study has its own."""
+        return not config
 
 
 class _ExternalStopper(NotPickled, Stopper):
@@ -198,7 +231,7 @@ class TuneRun:
             tune_config=tune.TuneConfig(
                 metric=self._plan.objective.metric,
                 mode=self._plan.objective.mode,
-                search_alg=self._searcher,
+                search_alg=TuneSearcher(self._searcher, self._plan),
                 scheduler=create_trial_scheduler(self._plan, self._ledger, self._folder, self._allocation),
                 # A trial that resumes is a new one to Tune, and more may be wanted: the searcher ends the experiment.
                 num_samples=-1,

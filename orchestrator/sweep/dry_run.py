@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
-
-import ray
 
 from orchestrator.config.plans import SearchPlan, SweepPlans, resolve_plans
 from orchestrator.config.sections.budget import BudgetConfig
@@ -21,7 +20,6 @@ from orchestrator.records.folder.sweep_folder import new_folder
 from orchestrator.records.settings.stored_config import complete_settings, non_default_settings
 from orchestrator.runtime.gpu_share import GpuMemory, share_for
 from orchestrator.runtime.lane_plan import LanePlan, plan_lanes
-from orchestrator.runtime.ray_session import ray_session
 from orchestrator.search.proposals.space_summary import summarize_prior, summarize_space
 from orchestrator.search.proposals.trial_filter import TrialFilter
 from orchestrator.search.racing import arms_of
@@ -215,12 +213,20 @@ def _plan(
 ) -> tuple[LanePlan | None, str, str]:
     """Return the lanes that fit, the reason why none does, and the place that was planned for."""
     address = address or os.environ.get("RAY_ADDRESS")
-    if address is None and not ray.is_initialized():
+    if address is None and not _is_connected():
         share = share_for(_gpus_here(largest), min(resources.lanes or trials, trials))
         return *_fit(resources, trials, [this_machine()], share), "this machine"
+    from orchestrator.runtime.ray_session import ray_session
+
     with ray_session(address):  # one that is open is used, as a sweep would
         place = f"the cluster at {address}" if address else "the cluster this process has joined"
         return *_fit(resources, trials, None, 1.0), place
+
+
+def _is_connected() -> bool:
+    """Return whether this process has joined a cluster; one that has not imported Ray has not, and need not."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
 
 
 def _gpus_here(largest: LargestTrial) -> list[GpuMemory]:

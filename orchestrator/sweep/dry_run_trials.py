@@ -19,13 +19,12 @@ from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.config.trial import ROW, SEED, TrialConfig, resolve_trial
 from orchestrator.data.datasets import DatasetFacts
 from orchestrator.files.sqlite_files import is_missing_file
-from orchestrator.lanes.trial_client import TRIAL
+from orchestrator.lanes.tune_keys import TRIAL
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger
 from orchestrator.search.proposals.enqueued_trials import SOURCE, enqueue_trials
 from orchestrator.search.proposals.trial_filter import TrialFilter
 from orchestrator.search.searcher import StudySearcher
-from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study
 from orchestrator.training.memory.memory_estimate import MemoryEstimate, estimate_memory
 from search_spaces import setting_of
@@ -135,7 +134,7 @@ def preview_trials(plan: SearchPlan, count: int, study_uri: str, say: Callable[[
     storage = optuna.storages.InMemoryStorage()
     study = open_study(plan, "preview", storage)
     tried_first: list[str] = []
-    earlier = open_storage(study_uri) if plan.warm_start and not is_missing_file(study_uri) else storage
+    earlier = _open_storage(study_uri) if plan.warm_start and not is_missing_file(study_uri) else storage
     enqueue_trials(study, plan, earlier, tried_first.append)
     with tempfile.TemporaryDirectory() as scratch, Journal(Path(scratch) / "journal.jsonl") as journal:
         ledger = Ledger(journal)
@@ -149,6 +148,12 @@ def preview_trials(plan: SearchPlan, count: int, study_uri: str, say: Callable[[
             source = study.get_trials(deepcopy=False)[trial.number].user_attrs.get(SOURCE)
             found.append(PreviewTrial(trial, ledger.trial(trial.number).params, source))
         return Preview(found, len(ledger.rejected()), tuple(tried_first))
+
+
+def _open_storage(uri: str) -> optuna.storages.BaseStorage:
+    from orchestrator.search.storage import open_storage  # takes SQLAlchemy and Alembic along, for earlier sweeps alone
+
+    return open_storage(uri)
 
 
 def describe(sampler: SamplerConfig, trial_filter: TrialFilter, first: PreviewTrial) -> Proposal:

@@ -65,22 +65,38 @@ def restore_random_states(states: RandomStates, device: torch.device) -> None:
 
 
 @contextlib.contextmanager
-def sample_randomness(*numbers: int) -> Iterator[None]:
-    """Seed Python, NumPy and torch for one sample, and restore the former random states afterwards.
-
-    Takes a tenth of a millisecond, so that every image may have its own seed.
-
-    Args:
-        numbers: Numbers from 0 that determine the states, such as seed, epoch, image and copy; their order matters.
-    """
+def kept_randomness() -> Iterator[None]:
+    """Restore the random states of Python, NumPy and torch after the block."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.default_generator.manual_seed(seed)
     try:
         yield
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
+
+
+def seed_sample(*numbers: int) -> None:
+    """Seed Python, NumPy and torch for one sample.
+
+    Args:
+        numbers: Numbers from 0 that determine the states, such as seed, epoch, image and copy; their order matters.
+    """
+    seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+
+
+@contextlib.contextmanager
+def sample_randomness(*numbers: int) -> Iterator[None]:
+    """Seed Python, NumPy and torch for one sample, and restore the former random states afterwards.
+
+    Takes a tenth of a millisecond, so that every image may have its own seed.
+
+    Args:
+        numbers: Numbers that determine the states, see `seed_sample`.
+    """
+    with kept_randomness():
+        seed_sample(*numbers)
+        yield

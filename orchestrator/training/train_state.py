@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 import models
@@ -19,6 +20,14 @@ from orchestrator.training.optimizer.clipping import clip_gradients_, clips
 from orchestrator.training.optimizer.lr_schedule import LrSchedule
 from orchestrator.training.optimizer.optimizer import create_optimizer
 from orchestrator.training.optimizer.recomputation import checkpoint_blocks, unchanged_buffers
+from orchestrator.training.sharding import (
+    gathered,
+    gradients_kept,
+    shard,
+    sharded_optimizer,
+    sharded_weights,
+    whole,
+)
 from orchestrator.training.tasks.task import Task
 from orchestrator.training.tasks.trees import in_float32, in_memory_format, split_tree
 from orchestrator.training.workers import Workers, exchange_s_per_step, flat_buffers, restore_buffers_
@@ -63,7 +72,13 @@ class TrainState:
         self.average = _average(network, training)
         self._accumulation = Accumulation(network, training, workers)
         # Where a step may be computed again, gradients are exchanged after it: a rank out of memory holds up no other.
-        self._wrapped = network if self._accumulation.retries else workers.wrap(network)
+        self._kept_whole: list[nn.Parameter] | None = None  # of a network that is divided among the ranks
+        if training.parallel == "fsdp" and workers.world_size > 1:
+            self._kept_whole, self._wrapped = shard(network, workers), network
+        elif self._accumulation.retries:
+            self._wrapped = network
+        else:
+            self._wrapped = workers.wrap(network, bucket_mb=training.bucket_mb, static_graph=training.static_graph)
         self._compiled: Any = torch.compile(self._wrapped) if training.compile else self._wrapped
         self.optimizer = create_optimizer(network, training)
         self.lr_schedule = LrSchedule(self.optimizer, training, steps_per_epoch)
@@ -83,6 +98,20 @@ class TrainState:
     def evaluated(self) -> nn.Module:
         """Network that is evaluated and kept: the average of the weights where there is one."""
         return self.network if self.average is None else self.average.module
+
+    @property
+    def is_sharded(self) -> bool:
+        """True for a network that is divided among the ranks, of which every rank must take the state."""
+        return self._kept_whole is not None
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Return a block in which the network is whole on every rank, to be evaluated; every rank must enter."""
+        return gathered(self.network)
+
+    def evaluated_weights(self) -> dict[str, Tensor]:
+        """Return the whole weights of the evaluated network; of a sharded network every rank must call."""
+        weights: dict[str, Tensor] = whole(self.evaluated.state_dict())
+        return weights
 
     @property
     def exchange_s_per_step(self) -> float | None:
@@ -122,7 +151,9 @@ class TrainState:
 
         loss = self._accumulation.compute(gradients, global_images)
         if self._accumulation.retries:
-            self._workers.average_gradients(self.network)
+            self._workers.average_gradients(self.network.parameters())
+        elif self._kept_whole:
+            self._workers.average_gradients(self._kept_whole)
         if clips(self._training):
             self._scaler.unscale_(self.optimizer)
             clip_gradients_(self.network, self._training)
@@ -167,15 +198,15 @@ class TrainState:
         return [self.network] if self.average is None else [self.network, self.average.module]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `load_state_dict` takes.
+        """Return what `load_state_dict` takes, in whole tensors; of a sharded network every rank must call.
 
         The learning rate follows from the number of the step; only `plateau` has a state.
         """
         schedule, parts = self.lr_schedule.state_dict(), self.accumulation_steps
         return {
-            "state_dict": self.network.state_dict(),
+            "state_dict": whole(self.network.state_dict()),
             "average": None if self.average is None else self.average.module.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": whole(self.optimizer.state_dict()),
             "scaler": self._scaler.state_dict(),
             **({} if schedule is None else {"lr_schedule": schedule}),
             **({} if parts is None else {"accumulation_steps": parts}),
@@ -183,11 +214,11 @@ class TrainState:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume from the state of an equal network; the weight decay stays as configured here."""
-        self.network.load_state_dict(state["state_dict"])
+        self.network.load_state_dict(sharded_weights(state["state_dict"], self.network))
         if self.average is not None:
             self.average.module.load_state_dict(state["average"])
         decay = [group["weight_decay"] for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(sharded_optimizer(state["optimizer"], self.optimizer))
         for group, own in zip(self.optimizer.param_groups, decay, strict=True):
             group["weight_decay"] = own
         self._scaler.load_state_dict(state["scaler"])
@@ -247,6 +278,8 @@ class TrainState:
         if isinstance(self._wrapped, DistributedDataParallel):
             context: AbstractContextManager[Any] = self._wrapped.no_sync()
             return context
+        if isinstance(self._wrapped, FSDPModule):
+            return gradients_kept(self._wrapped)
         return nullcontext()
 
 

@@ -34,6 +34,7 @@ from orchestrator.training.memory.steps import StepShape
 from orchestrator.training.network_costs import NetworkCosts
 from orchestrator.training.randomness import seed_everything
 from orchestrator.training.reset_torch import reset_torch
+from orchestrator.training.sharding import sharded_weights
 from orchestrator.training.step_clock import StepClock
 from orchestrator.training.tasks.registry import find_task
 from orchestrator.training.train_state import TrainState
@@ -247,11 +248,14 @@ class Trial:
     def _validate(self) -> dict[str, float]:
         """Return validation metrics, the network's own diagnostics, and its costs."""
         metrics = {f"val/{name}": value for name, value in self._evaluate(self.data.validation).items()}
-        return metrics | models.diagnostics(self.network) | self.costs.measure(self.train_state, self.workers.device)
+        with self.train_state.gathered():
+            costs = self.costs.measure(self.train_state, self.workers.device)
+        return metrics | models.diagnostics(self.network) | costs
 
     def _evaluate(self, split: Split) -> dict[str, float]:
         classes = len(self.data.class_names)
-        return evaluate(self.train_state, split, self.workers, self.task, num_classes=classes)
+        with self.train_state.gathered():
+            return evaluate(self.train_state, split, self.workers, self.task, num_classes=classes)
 
     def _with_test_metrics(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """Return the metrics of an epoch; of the last epoch with the test metrics of the best epoch's weights."""
@@ -264,7 +268,7 @@ class Trial:
         current = {key: value.clone() for key, value in network.state_dict().items()}
         self.workers.sum(torch.zeros(1, device=self.workers.device))  # best.pt is complete once all ranks are here
         best = read_best(self.checkpoints.best, self.workers.device)
-        load_weights(network, best["state_dict"], self.checkpoints.best)
+        load_weights(network, sharded_weights(best["state_dict"], network), self.checkpoints.best)
         result = self._evaluate(self.data.test)
         network.load_state_dict(current)
         names = [metric.name for metric in self.task.facts.tested if metric.name in result]
@@ -299,10 +303,11 @@ class Trial:
         if not self._is_best(self.metrics):
             return
         self.best = dict(self.metrics)
+        weights = self.train_state.evaluated_weights()
         if self.workers.is_first:
             save_best(
                 self.checkpoints.best,
-                self.train_state.evaluated.state_dict(),
+                weights,
                 description=self.description,
                 data=self.data,
                 training=self.config.training,
@@ -312,12 +317,15 @@ class Trial:
 
     def _save_state(self, losses: Tensor | None, rank_buffers: Tensor | None = None) -> None:
         self._watch.note_save()
+        if not self.workers.is_first and not self.train_state.is_sharded:
+            return
+        state = self.train_state.state_dict()
         if not self.workers.is_first:
             return
         position = {"epoch": self.epoch, "step": self.step, "losses": losses}
         facts = {"model": self.description, "metrics": self.metrics, "best": self.best}
         buffers = {} if rank_buffers is None else {"rank_buffers": rank_buffers}
-        self.checkpoints.save_state({**position, **facts, **self.train_state.state_dict(), **buffers})
+        self.checkpoints.save_state({**position, **facts, **state, **buffers})
 
     def _resume(self) -> None:
         """Resume from the newest sound checkpoint, where there is one; every rank must call.
@@ -329,7 +337,7 @@ class Trial:
         if chosen is None:
             return
         content = read_state(chosen, self.workers.device)
-        load_weights(self.network, content["state_dict"], chosen)
+        load_weights(self.network, sharded_weights(content["state_dict"], self.network), chosen)
         losses = content["losses"]
         if content["step"] > self.steps_per_epoch or (losses is not None and len(losses) != self.steps_per_epoch):
             raise CheckpointError(f"{chosen}: its epochs are not of {self.steps_per_epoch} steps, as this trial's are")

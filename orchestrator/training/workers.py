@@ -47,11 +47,21 @@ class Workers:
         """True for the rank that writes files and reports for all."""
         return self.rank == 0
 
-    def wrap(self, network: nn.Module) -> nn.Module:
-        """Return the network with gradients averaged over the ranks; the network itself in a single process."""
+    def wrap(self, network: nn.Module, *, bucket_mb: float | None = None, static_graph: bool = False) -> nn.Module:
+        """Return the network with gradients averaged over the ranks; the network itself in a single process.
+
+        Args:
+            network: Network, equal on all ranks.
+            bucket_mb: Size of the groups of gradients that are exchanged at once, in MiB; None is torch's.
+            static_graph: Every step uses the same parameters.
+        """
         if self.world_size == 1:
             return network
         settings: dict[str, Any] = {_SYNC_BUFFERS_AT_EACH_STEP: False, "gradient_as_bucket_view": True}
+        if bucket_mb is not None:
+            settings["bucket_cap_mb"] = bucket_mb
+        if static_graph:
+            settings["static_graph"] = True
         if self.device.type == "cuda":
             settings["device_ids"] = [self.device]
         # Running statistics are shared once, before evaluation, instead of at every step.
@@ -63,15 +73,15 @@ class Workers:
             dist.all_reduce(values)
         return values
 
-    def average_gradients(self, network: nn.Module) -> None:
-        """Average the gradients of a network that is not wrapped over all ranks, in place; every rank must call.
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Average gradients that no wrapper exchanges over all ranks, in place; every rank must call.
 
         Args:
-            network: Network after the backward pass; a parameter without a gradient gets one of zeros.
+            parameters: Parameters after the backward pass; one without a gradient gets one of zeros.
         """
         if self.world_size == 1:
             return
-        for bucket in _buckets(parameter for parameter in network.parameters() if parameter.requires_grad):
+        for bucket in _buckets(parameter for parameter in parameters if parameter.requires_grad):
             gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in bucket]
             flat = torch.cat([gradient.reshape(-1) for gradient in gradients]).div_(self.world_size)
             _scatter(self.sum(flat), gradients)

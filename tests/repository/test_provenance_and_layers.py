@@ -48,6 +48,37 @@ def test_the_command_answers_help_and_version_without_the_heavy_packages() -> No
     assert loaded_by("import orchestrator.cli.main", "torch", "ray", "mlflow", "optuna") == []
 
 
+@pytest.mark.parametrize(
+    ("words", "unused"),
+    [
+        pytest.param(["models", "--json"], ("models", "torch", "timm", "ray", "mlflow"), id="models"),
+        pytest.param(
+            ["run", "sweeps/digits.yaml", "--dry-run", "--json"],
+            ("ray", "mlflow", "alembic", "sqlalchemy.orm", "sklearn", "scipy", "pandas"),
+            id="dry run",
+        ),
+    ],
+)
+def test_a_command_loads_no_package_that_it_does_not_use(words: list[str], unused: tuple[str, ...]) -> None:
+    statement = (
+        "from typer.testing import CliRunner\nfrom orchestrator.cli.main import app\n"
+        f"done = CliRunner().invoke(app, {words})\nassert done.exit_code == 0, done.output\nimport json\n"
+        "assert json.loads(done.stdout)"
+    )
+    assert loaded_by(statement, *unused) == []
+
+
+def test_packages_are_absent_only_within_the_context_and_only_unless_they_are_loaded() -> None:
+    code = (
+        "import json, sys\nfrom orchestrator.quick_imports import without_packages\n"
+        "with without_packages('json', 'wave'):\n    import json\n"
+        "    try:\n        import wave\n    except ImportError:\n        print('absent')\n"
+        "import wave; print(wave.__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.split() == ["absent", "wave"]
+
+
 def test_every_public_name_exists() -> None:
     assert sorted(orchestrator.__all__) == orchestrator.__all__ == sorted(orchestrator._HOMES)
     for name in orchestrator.__all__:

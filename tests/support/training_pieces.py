@@ -165,6 +165,32 @@ def with_logit_norms(description: Mapping[str, Any]) -> torch.nn.Module:
     )
 
 
+class Span(torch.nn.Module):
+    """Layer of one parameter that adds to the loss, is projected and reported outside of the forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.z = torch.nn.Parameter(torch.full((32,), 0.5))
+
+    def training_penalty(self) -> torch.Tensor:
+        return 0.01 * self.z.sum()
+
+    def project_parameters_(self) -> None:
+        self.z.clamp_(0.1, 0.5)
+
+    def training_diagnostics(self) -> Mapping[str, float]:
+        return {"span_px": float(self.z.mean())}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.z
+
+
+def with_a_span(description: Mapping[str, Any]) -> torch.nn.Module:
+    """Build a network whose images do not affect each other, with a layer that has training hooks."""
+    inner = torch.nn.Sequential(torch.nn.Linear(64, 32), Span(), torch.nn.ReLU())
+    return torch.nn.Sequential(torch.nn.Flatten(), inner, torch.nn.Linear(32, 10))
+
+
 def with_everything(description: Mapping[str, Any]) -> torch.nn.Module:
     """Build a small network with buffers and random numbers."""
     return torch.nn.Sequential(
@@ -230,7 +256,22 @@ CASES: dict[str, dict[str, Any]] = {
         "epochs": 3,
         "sync_batch_norm": True,
     },
-    "synchronised norm": {"network": with_norm, "optimizer": "sgd", "lr": 0.1, "sync_batch_norm": True},
+    "divided, with a hook, in parts, clipped": {
+        "network": with_a_span,
+        "optimizer": "sgd",
+        "lr": 0.2,
+        "parallel": "fsdp",
+        "accumulation_steps": 2,
+        "clip_grad_norm": 3.0,
+    },
+    "synchronised norm, in small buckets": {
+        "network": with_norm,
+        "optimizer": "sgd",
+        "lr": 0.1,
+        "sync_batch_norm": True,
+        "bucket_mb": 0.001,
+        "static_graph": True,
+    },
 }
 
 
@@ -244,7 +285,7 @@ def train_case(name: str, data: DeviceImages, folder: Path, workers: Workers) ->
         reports = run(trial, curve=curve)
     finally:
         trial_module.build_network = build_network
-    return {"curve": curve, "reports": reports, "weights": trial.train_state.evaluated.state_dict()}
+    return {"curve": curve, "reports": reports, "weights": trial.train_state.evaluated_weights()}
 
 
 def run_ranks(function: Callable[..., None], world_size: int, *arguments: Any) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from orchestrator.data import open_dataset
 from orchestrator.data.conversion.contact_sheet import contact_sheet
 from orchestrator.data.conversion.prepare import prepare
-from orchestrator.data.decoding import ImageError, decode_image, image_size
+from orchestrator.data.decoding import EncodedImage, ImageError, decode_image, image_size
 from orchestrator.data.encoded_images import EncodedImages
 from orchestrator.data.manifest import read_manifest
 from orchestrator.data.manifest_checks import contradictions
@@ -170,6 +170,9 @@ def _pictures() -> list[tuple]:
             image_size(io.BytesIO(content))
             decoded = decode_image(content)
             assert decoded.mode == "RGB"
+            image = EncodedImage(content)
+            assert np.array_equal(image.pixels(), np.asarray(decoded)), "the two decoders differ"
+            assert image.pixels(2).shape[2] == 3
 
         return use
 

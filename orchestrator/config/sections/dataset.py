@@ -34,6 +34,10 @@ Resize = Literal["keep_ratio", "square"]
 """Ratio of the sides of an annotated image after it is resized: its own, or 1."""
 
 
+Decoder = Literal["torchvision", "pillow"]
+"""Library that decodes and resizes the training images of image files."""
+
+
 class DatasetConfig(Section):
     """Images and their splits; the dataset has a name or a URI.
 
@@ -52,6 +56,10 @@ class DatasetConfig(Section):
         crop_pct: Share of the shorter side of an image file that is kept in evaluation.
         interpolation: Interpolation of image files; `random` draws one of the others for each training image.
         decode_processes: Number of processes per worker that decode image files.
+        decoder: Library that decodes, resizes and colours training images of image files: `torchvision`, or `pillow`,
+            which is slower and differs by rounding. Evaluations always use `pillow`.
+        scaled_decoding: Decodes a JPEG file at 1/2, 1/4 or 1/8 of its size where a training crop keeps twice
+            `image_size` on each side; faster for photographs of many megapixels, whose pixels change a little.
         train_fraction: Share of the training images, drawn per class after the validation images, that trials train on;
             at least one of each class. A smaller share is part of a larger one.
         normalization: Mean and deviation of the pixels: `measured` on the training images, or the usual numbers of
@@ -72,6 +80,8 @@ class DatasetConfig(Section):
     crop_pct: float = Field(0.875, gt=0, le=1)
     interpolation: Literal["bilinear", "bicubic", "random"] = "bicubic"
     decode_processes: NonNegativeInt = 4
+    decoder: Decoder = "torchvision"
+    scaled_decoding: bool = False
     train_fraction: float = Field(1.0, gt=0, le=1)
     normalization: Literal["measured", "imagenet"] = "measured"
     mean: PerChannel | None = None

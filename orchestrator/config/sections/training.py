@@ -110,6 +110,10 @@ class TrainingConfig(AugmentationConfig):
         checkpoint_every_steps: Optimiser steps between checkpoints within an epoch; None writes one after each epoch.
         dist_bn: Running statistics that are evaluated and kept after an epoch: `broadcast` takes the first worker's,
             `reduce` the mean over the workers, and with `none` each worker keeps its own.
+        parallel: What each of several workers holds: with `ddp` the whole network, gradients and optimiser state, with
+            `fsdp` a part of each, gathered block by block, for networks that do not fit otherwise.
+        bucket_mb: Size of the groups of gradients that `ddp` exchanges at once, in MiB; None is torch's, 25.
+        static_graph: Assurance to `ddp` that every step uses the same parameters, which makes its bookkeeping cheaper.
     """
 
     epochs: PositiveInt = 10
@@ -155,6 +159,9 @@ class TrainingConfig(AugmentationConfig):
     validate_every: PositiveInt = 1
     checkpoint_every_steps: PositiveInt | None = None
     dist_bn: Literal["broadcast", "reduce", "none"] = "broadcast"
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    bucket_mb: PositiveFloat | None = None
+    static_graph: bool = False
 
     @property
     def batch_size(self) -> int:

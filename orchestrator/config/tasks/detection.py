@@ -33,7 +33,9 @@ DETECTION = TaskFacts(
     resize=("keep_ratio", "square"),
     annotation="boxes",
     head="detection",
-    refused=frozenset({"agc_factor", "compile", "gradient_checkpointing", "layer_decay", "on_out_of_memory"}),
+    refused=frozenset(
+        {"agc_factor", "compile", "gradient_checkpointing", "layer_decay", "on_out_of_memory", "parallel"}
+    ),
     requires=Requirement(package="faster-coco-eval", module="faster_coco_eval", extra="detection"),
     least_images=1,
 )

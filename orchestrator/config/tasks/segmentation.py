@@ -15,6 +15,6 @@ SEGMENTATION = TaskFacts(
     settings=frozenset({"hflip", "crop_px", "scale_range", "cat_max_ratio", "photometric"}),
     annotation="class_map",
     head="segmentation",
-    refused=frozenset({"gradient_checkpointing", "layer_decay", "agc_factor"}),
+    refused=frozenset({"gradient_checkpointing", "layer_decay", "agc_factor", "parallel"}),
 )
 """A class for every pixel; 255 is ignored."""

@@ -6,6 +6,7 @@ valid sections. All problems of a file are reported at once, each with the neare
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -177,6 +178,7 @@ def _check_task(sections: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _check_names(sections: Mapping[str, Any]) -> Iterator[Problem]:
+    importlib.import_module("models")  # first: it imports timm without torch's compiler
     from timm.optim import list_optimizers
 
     training, search = sections.get("training"), sections["search"]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["fraction_problems", "image_facts", "map_problems"]
 
+_DECODING = ("decoder", "scaled_decoding")
 _MAP_CLASSES = "semantic_classes"  # option of detectors that train on maps of classes as well
 
 
@@ -50,7 +51,9 @@ def image_facts(dataset: DatasetConfig | None, task: str) -> tuple[DatasetFacts 
     problems = [*_normalization_problems(dataset, facts), *_split_problems(dataset, facts)]
     if facts.annotation:
         problems += _crop_problems(dataset, task)
-    elif dataset.image_size is not None and not facts.files:
+    else:
+        problems += _decoding_problems(dataset, facts)
+    if not facts.annotation and dataset.image_size is not None and not facts.files:
         size = f"got {dataset.image_size}; these images have {facts.image_size} px and keep them. Leave it out"
         return facts, [Problem("dataset.image_size", size), *problems]
     return facts, problems
@@ -80,10 +83,25 @@ def _read_by(facts: TaskFacts) -> list[str]:
 
 def _crop_problems(dataset: DatasetConfig, task: str) -> Iterator[Problem]:
     """Yield settings of image files with one label each that annotated images do not use."""
-    for name in ("crop_pct", "interpolation", "decode_processes"):
+    for name in ("crop_pct", "interpolation", "decode_processes", *_DECODING):
         given = getattr(dataset, name)
         if given != DatasetConfig.model_fields[name].default:
             yield Problem(f"dataset.{name}", f"got {given!r}; images of {task} are resized whole. Leave it out")
+
+
+def _decoding_problems(dataset: DatasetConfig, facts: DatasetFacts) -> Iterator[Problem]:
+    """Yield settings of the decoding of image files that small images or another decoder do not use."""
+    if facts.files:
+        if dataset.scaled_decoding and dataset.decoder == "pillow":
+            rule = (
+                "got true with decoder: pillow, which decodes whole images. Use decoder: torchvision, or leave it out"
+            )
+            yield Problem("dataset.scaled_decoding", rule)
+        return
+    for name in _DECODING:
+        given = getattr(dataset, name)
+        if given != DatasetConfig.model_fields[name].default:
+            yield Problem(f"dataset.{name}", f"got {given!r}; these images are stored as pixels. Leave it out")
 
 
 def fraction_problems(dataset: DatasetConfig, facts: DatasetFacts, resources: ResourcesConfig) -> Iterator[Problem]:

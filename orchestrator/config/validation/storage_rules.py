@@ -22,11 +22,11 @@ def storage_problems(storage: StorageConfig, tracking_uri: str | None) -> Iterat
         tracking_uri: Address of MLflow, which needs a database of its own: both store the version of their tables in
             the same table.
     """
+    if storage.uri is None:
+        return
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
-    if storage.uri is None:
-        return
     try:
         address = make_url(storage.uri)
     except (ArgumentError, ValueError):

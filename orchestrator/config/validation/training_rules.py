@@ -10,6 +10,7 @@ from orchestrator.config.searched_values import Setting
 from orchestrator.config.sections.training import AUTO, TrainingConfig
 from orchestrator.config.tasks.classification import CLASSIFICATION
 from orchestrator.config.tasks.facts import TaskFacts
+from orchestrator.config.validation.parallel_rules import parallel_problems
 from orchestrator.errors import Problem
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def training_problems(
             f"got 0; {nesterov[0]} looks ahead along its momentum and needs some. Use 0.9, or training.optimizer: "
             "momentum, which may have none",
         )
+    yield from parallel_problems(setting)
     warmup = setting("ema_warmup")
     if True in warmup.values and setting("ema_decay").values == (None,):
         yield Problem(

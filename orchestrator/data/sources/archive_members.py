@@ -8,12 +8,12 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 from orchestrator.data.shown_names import shown_name
 from orchestrator.errors import DataError
 
-__all__ = ["Member", "member_parts"]
+__all__ = ["Member", "SoundHeaders", "member_parts"]
 
 _LOCKED = 0x1
 _METHODS = {
@@ -38,6 +38,22 @@ _TAR_KINDS = {
     tarfile.FIFOTYPE: "a named pipe",
     tarfile.GNUTYPE_SPARSE: "a sparse file",
 }
+
+
+class SoundHeaders(tarfile.TarInfo):
+    """Headers of a tar file, of which a damaged one is an error; `tarfile` takes it for the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
+        """Read the next header.
+
+        Raises:
+            ReadError: It is damaged, or cut.
+        """
+        try:
+            return super().fromtarfile(tar)
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:
+            raise tarfile.ReadError(f"damaged header: {error}") from None
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from orchestrator.data.shown_names import one_line
-from orchestrator.data.sources.archive_members import Member, member_parts
+from orchestrator.data.sources.archive_members import Member, SoundHeaders, member_parts
 from orchestrator.data.sources.unpacking_limits import DEFAULT_LIMITS, Allowance, Limits
 from orchestrator.errors import DataError
 from orchestrator.files.contained_paths import contained
@@ -119,7 +119,7 @@ def _tar_members(archive: Path, allowance: Allowance) -> Iterator[Member]:
     opener = _compressed_reader(archive)
     with opener(archive) if opener else archive.open("rb") as raw:
         forward = _ForwardFile(raw, allowance)
-        with tarfile.open(fileobj=cast(IO[bytes], forward), mode="r:") as tar:
+        with tarfile.open(fileobj=cast(IO[bytes], forward), mode="r:", tarinfo=SoundHeaders) as tar:
             for entry in tar:
                 tar.members = []  # type: ignore[attr-defined]  # else every header stays in memory
                 allowance.count()

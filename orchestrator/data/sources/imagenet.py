@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from orchestrator.data.shown_names import one_line, shown_name
+from orchestrator.data.sources.archive_members import SoundHeaders
 from orchestrator.data.sources.archives import PARSER_FAULTS, check_compression
 from orchestrator.data.sources.image_files import open_folders
 from orchestrator.data.sources.source import Sample, Source, checked_names, locate
@@ -96,13 +97,13 @@ def _nested(path: Path, label_of: Mapping[str, int]) -> Iterator[Stretch]:
     """Yield the images of the archives within an archive, by class and name."""
     found = []
     size = path.stat().st_size
-    with path.open("rb") as raw, tarfile.open(fileobj=raw, mode="r:") as outer:
+    with path.open("rb") as raw, tarfile.open(fileobj=raw, mode="r:", tarinfo=SoundHeaders) as outer:
         for inner in _regular(outer, path, size):
             name = Path(inner.name).stem
             if name not in label_of:
                 raise DataError(f"{path}: holds {inner.name}, which is no class of the development kit")
             window = _Window(raw, inner.offset_data, inner.size)
-            with tarfile.open(fileobj=window, mode="r:") as tar:
+            with tarfile.open(fileobj=window, mode="r:", tarinfo=SoundHeaders) as tar:
                 for member in _regular(tar, path, inner.size):
                     offset = inner.offset_data + member.offset_data
                     found.append(Stretch(offset, member.size, label_of[name], f"{name}/{member.name}"))
@@ -114,7 +115,7 @@ def _nested(path: Path, label_of: Mapping[str, int]) -> Iterator[Stretch]:
 
 def _flat(path: Path, labels: list[int]) -> Iterator[Stretch]:
     """Yield the validation images by name, which is the order of their labels."""
-    with tarfile.open(path, "r:") as tar:
+    with tarfile.open(path, "r:", tarinfo=SoundHeaders) as tar:
         members = sorted(_regular(tar, path, path.stat().st_size), key=lambda member: member.name)
     if len(members) != len(labels):
         raise DataError(f"{path}: has {len(members)} images, the development kit {len(labels)} labels; fetch it again")

@@ -18,7 +18,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import TrialScheduler
 
 from orchestrator.config.plans import SearchPlan
-from orchestrator.lanes.trial_client import ENDED, EPOCH, HELD, REPORTED, TRIAL
+from orchestrator.lanes.tune_keys import ENDED, EPOCH, HELD, REPORTED, TRIAL
 from orchestrator.records.events import (
     Event,
     TrialEnded,

@@ -18,7 +18,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from orchestrator.config.plans import SearchPlan
 from orchestrator.config.sections.training import TrainingConfig
-from orchestrator.lanes.trial_client import ENDED, EPOCH, TRIAL
+from orchestrator.lanes.tune_keys import ENDED, EPOCH, TRIAL
 from orchestrator.lanes.weight_transfer import WeightTransfer
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.folder.trial_folder import trial_folder

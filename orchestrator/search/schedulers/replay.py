@@ -7,7 +7,7 @@ from typing import Any
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import TrialScheduler
 
-from orchestrator.lanes.trial_client import EPOCH
+from orchestrator.lanes.tune_keys import EPOCH
 from orchestrator.records.ledger import Ledger, TrialRecord
 from orchestrator.runtime.ray_private.tune import TuneController
 from orchestrator.search.not_pickled import NotPickled

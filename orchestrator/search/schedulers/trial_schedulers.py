@@ -8,7 +8,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from orchestrator.config.plans import SearchPlan
 from orchestrator.config.sections.study import TrialSchedulerConfig
-from orchestrator.lanes.trial_client import EPOCH
+from orchestrator.lanes.tune_keys import EPOCH
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.ledger import Ledger
 from orchestrator.search.allocation.rules import ALLOCATORS

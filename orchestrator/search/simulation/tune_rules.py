@@ -11,7 +11,7 @@ from typing import Any
 from ray.tune.schedulers import TrialScheduler
 
 from orchestrator.config.sections.study import TrialSchedulerConfig
-from orchestrator.lanes.trial_client import EPOCH
+from orchestrator.lanes.tune_keys import EPOCH
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger
 from orchestrator.search.allocation.allocator import AllocationSetting, Allocator, Propose, Resume, Scores

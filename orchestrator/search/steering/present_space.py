@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import optuna
-import sqlalchemy
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -126,6 +125,8 @@ def store_choices(study: optuna.Study, choices: Mapping[str, tuple[Scalar, ...]]
 
 def _rewrite(database: RDBStorage, study_id: int, name: str, wanted: CategoricalDistribution) -> bool:
     """Replace the stored distributions of a name that have fewer values; return whether there were any."""
+    import sqlalchemy
+
     text = distribution_to_json(wanted)
     of_study = "param_name = :name AND trial_id IN (SELECT trial_id FROM trials WHERE study_id = :study)"
     where = {"name": name, "study": study_id}

@@ -16,19 +16,26 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
+from torchvision.transforms import Compose
 
+from orchestrator.config.sections.dataset import Decoder
 from orchestrator.data import Indices
 from orchestrator.data.decoding import ImageError, decode_image
 from orchestrator.data.encoded_images import EncodedImages
 from orchestrator.errors import DataError
 from orchestrator.training.images.image_files import ImageFiles
 from orchestrator.training.images.socket_paths import keep_socket_paths_short
-from orchestrator.training.randomness import sample_randomness
+from orchestrator.training.images.training_crops import TrainingCrops
+from orchestrator.training.randomness import kept_randomness, seed_sample
 
-__all__ = ["GreyTransforms", "ImageLoader", "ImageTransforms", "SampleKey", "repeated_keys"]
+__all__ = ["Conversion", "GreyTransforms", "ImageLoader", "ImageTransforms", "SampleKey", "repeated_keys"]
 
 _PREFETCH_BATCHES = 2  # per process
+
+Conversion = Callable[[bytes], Tensor]
+"""Conversion of an image file to uint8 pixels (C, H, W), which may draw from the random states of its process; raises
+`ImageError` for a file that cannot be decoded."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,6 +50,8 @@ class ImageTransforms:
         auto_augment: timm's name of a policy, such as `rand-m9-mstd0.5-inc1`; empty for none.
         interpolation: `bilinear`, `bicubic` or, for training, `random`.
         crop_pct: Share of the shorter side that an evaluation keeps.
+        decoder: Library that decodes and resizes training images, see `dataset.decoder`.
+        scaled_decoding: Decodes large JPEG files at a part of their size, see `dataset.scaled_decoding`.
     """
 
     image_size: int = 224
@@ -52,10 +61,12 @@ class ImageTransforms:
     auto_augment: str = ""
     interpolation: str = "bicubic"
     crop_pct: float = 0.875
+    decoder: Decoder = "torchvision"
+    scaled_decoding: bool = False
 
-    def for_training(self) -> Callable[[Image.Image], Tensor]:
-        """Create the transform with random crop, mirroring and colours: uint8 (3, image_size, image_size)."""
-        transform: Callable[[Image.Image], Tensor] = create_transform(
+    def for_training(self) -> Conversion:
+        """Create the conversion with random crop, mirroring and colours: uint8 (3, image_size, image_size)."""
+        crop, colours, last = create_transform(
             self.image_size,
             is_training=True,
             scale=self.crop_scale,
@@ -64,16 +75,22 @@ class ImageTransforms:
             auto_augment=self.auto_augment or None,
             interpolation=self.interpolation,
             normalize=False,
+            separate=True,
         )
-        return transform
+        if self.decoder == "pillow":
+            return _WithPillow(Compose([crop, colours, last]))
+        return TrainingCrops(crop, colours, scaled_decoding=self.scaled_decoding)
 
     @property
     def evaluation_interpolation(self) -> str:
         """Interpolation of evaluations, which draw nothing at random."""
         return "bicubic" if self.interpolation == "random" else self.interpolation
 
-    def for_evaluation(self) -> Callable[[Image.Image], Tensor]:
-        """Create the transform with a centre crop: uint8 (3, image_size, image_size)."""
+    def for_evaluation(self) -> Conversion:
+        """Create the conversion with a centre crop, by Pillow: uint8 (3, image_size, image_size)."""
+        return _WithPillow(self._centre_crop())
+
+    def _centre_crop(self) -> Callable[[Image.Image], Tensor]:
         transform: Callable[[Image.Image], Tensor] = create_transform(
             self.image_size, interpolation=self.evaluation_interpolation, crop_pct=self.crop_pct, normalize=False
         )
@@ -83,10 +100,24 @@ class ImageTransforms:
 class GreyTransforms(ImageTransforms):
     """Conversion of an image file to a square of grey pixels, for networks of one channel."""
 
-    def for_evaluation(self) -> Callable[[Image.Image], Tensor]:
-        """Create the transform with a centre crop: uint8 (1, image_size, image_size)."""
-        transform = super().for_evaluation()
-        return lambda image: transform(image.convert("L"))
+    def for_evaluation(self) -> Conversion:
+        """Create the conversion with a centre crop: uint8 (1, image_size, image_size)."""
+        transform = self._centre_crop()
+        return _WithPillow(lambda image: transform(image.convert("L")))
+
+
+class _WithPillow:
+    """Conversion of an image file that decodes it with Pillow.
+
+    Args:
+        transform: Conversion of the decoded image.
+    """
+
+    def __init__(self, transform: Callable[[Image.Image], Tensor]) -> None:
+        self._transform = transform
+
+    def __call__(self, content: bytes) -> Tensor:
+        return self._transform(decode_image(content))
 
 
 class SampleKey(NamedTuple):
@@ -122,7 +153,7 @@ class ImageLoader:
 
     Args:
         images: Image files.
-        transform: Conversion of an image to a uint8 tensor (3, H, W).
+        conversion: Conversion of an image file to pixels.
         processes: Number of decoding processes; with 0 this process decodes.
         pin_memory: Allocates batches in page-locked memory, which a GPU reads directly.
     """
@@ -130,7 +161,7 @@ class ImageLoader:
     def __init__(
         self,
         images: EncodedImages | ImageFiles,
-        transform: Callable[[Image.Image], Tensor],
+        conversion: Conversion,
         *,
         processes: int,
         pin_memory: bool = False,
@@ -139,7 +170,7 @@ class ImageLoader:
         if processes:
             keep_socket_paths_short()
         self._loader: DataLoader[Any] = DataLoader(
-            _Decoder(images, transform),
+            _Decoder(images, conversion),
             batch_sampler=self._order,
             num_workers=processes,
             persistent_workers=processes > 0,
@@ -175,20 +206,24 @@ class _Order:
 class _Decoder(Dataset[tuple[Tensor, int]]):
     """Dataset whose items are read, decoded and transformed images."""
 
-    def __init__(self, images: EncodedImages | ImageFiles, transform: Callable[[Image.Image], Tensor]) -> None:
+    def __init__(self, images: EncodedImages | ImageFiles, conversion: Conversion) -> None:
         self.images = images
-        self.transform = transform
+        self.conversion = conversion
 
-    def __getitem__(self, key: SampleKey) -> tuple[Tensor, int]:
+    def __getitems__(self, keys: Sequence[SampleKey]) -> list[tuple[Tensor, int]]:
+        with kept_randomness():
+            return [self._sample(key) for key in keys]
+
+    def _sample(self, key: SampleKey) -> tuple[Tensor, int]:
+        content = self.images[key.place]
+        seed_sample(key.seed, key.epoch, key.place, key.copy)
         try:
-            picture = decode_image(self.images[key.place])
+            return self.conversion(content), int(self.images.labels[key.place])
         except ImageError as error:
             raise DataError(f"image {key.place} cannot be decoded ({error}); prepare the dataset again") from None
-        with sample_randomness(key.seed, key.epoch, key.place, key.copy):
-            return self.transform(picture), int(self.images.labels[key.place])
 
 
 def _collate(samples: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
-    """Stack samples, channels last as decoders write pixels, so that no value is moved."""
-    rows_first = torch.stack([pixels.permute(1, 2, 0) for pixels, _ in samples])
+    """Stack samples, channels last as decoders write pixels, in shared memory where another process decodes."""
+    rows_first: Tensor = default_collate([pixels.permute(1, 2, 0) for pixels, _ in samples])
     return rows_first.permute(0, 3, 1, 2), torch.tensor([label for _, label in samples])

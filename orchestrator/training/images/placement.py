@@ -67,7 +67,11 @@ def place_split(
     if not isinstance(images, EncodedImages):
         return DeviceSplit.copy_of(images, device, normalisation, positions, tta=config.tta)
     transforms = ImageTransforms(
-        image_size=config.crop_size, interpolation=config.interpolation, crop_pct=config.crop_pct
+        image_size=config.crop_size,
+        interpolation=config.interpolation,
+        crop_pct=config.crop_pct,
+        decoder=config.decoder,
+        scaled_decoding=config.scaled_decoding,
     )
     mean, std = normalisation.on(device)
     chosen = np.arange(len(images)) if positions is None else positions

@@ -6,6 +6,7 @@ pass, which is computed on shapes alone. The formula, per worker:
     weights + gradients + optimiser state + average of the weights (where one is kept)
     + activations of one image x images of the worker at once + images held on the device
 
+With `training.parallel: fsdp` each worker has its part of the gradients and of the optimiser's state.
 With gradient checkpointing the activations are the inputs of all blocks and the inside of the largest one.
 
 Not counted: the memory of Python, torch and its kernels themselves, about 0.5 GB on a CPU.
@@ -23,6 +24,9 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from models import ModelOptionError
+from models.registry.operations import MetaOperations
+from models.registry.shapes import on_shapes
+from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.config.trial import TrialConfig
 from orchestrator.data.datasets import DatasetFacts
 from orchestrator.training.checkpoints.checkpoints import build_network, describe_network
@@ -31,6 +35,9 @@ from orchestrator.training.optimizer.recomputation import checkpoint_blocks
 from orchestrator.training.tasks.registry import find_task
 
 _PROBE_IMAGES = 2  # batch norms need more than one
+_MOMENTUM = ("sgd", "momentum", "nesterov")  # optimisers that keep a velocity
+_MOMENTS = {"adam": (2, 4), "adamw": (2, 4), "lamb": (2, 0), "lion": (1, 0)}
+"""Moments that optimisers keep, and the bytes of the number of steps that they count for each parameter."""
 _STATES = 2  # assumed tensors per parameter, as of Adam, for an optimiser whose step fails on `meta`
 
 
@@ -79,11 +86,13 @@ def estimate_memory(trial: TrialConfig, facts: DatasetFacts, workers: int) -> Me
     per_image = _activations_per_image(network, trial, facts)
     if training.precision != "float32":
         per_image //= 2
+    # A divided network is whole in evaluations, and has no gradients then.
+    parts = workers if training.parallel == "fsdp" else 1
     held = 0 if facts.files else facts.train_images * facts.in_chans * facts.image_size**2
     return MemoryEstimate(
         weights=weights,
-        gradients=parameters,
-        optimizer=_optimizer_bytes(network, trial, parameters),
+        gradients=-(-parameters // parts),
+        optimizer=-(-_optimizer_bytes(network, trial.training, parameters) // parts),
         average=weights if training.ema_decay is not None else 0,
         activations=per_image * at_once,
         images=held,
@@ -100,7 +109,7 @@ def _shell_on_meta(trial: TrialConfig, facts: DatasetFacts) -> nn.Module:
 
 def _shell(trial: TrialConfig, facts: DatasetFacts, device: str = "meta") -> nn.Module:
     """Build the network; on `meta` its tensors have shapes and no values."""
-    with torch.device(device):
+    with on_shapes() if device == "meta" else torch.device(device):
         network = build_network(_description(trial, facts))
     if trial.training.gradient_checkpointing:
         checkpoint_blocks(network)
@@ -146,10 +155,11 @@ def _saved_bytes(network: nn.Module, trial: TrialConfig, facts: DatasetFacts, de
         return outputs
 
     side, task = trial.training.crop_px or facts.image_size, find_task(trial.task)
-    images, targets = task.example_batch(
-        _description(trial, facts), trial.training, images=_PROBE_IMAGES, side=side, device=torch.device(device)
-    )
-    with _noted(note), _checkpoints_as(block):
+    with MetaOperations():
+        images, targets = task.example_batch(
+            _description(trial, facts), trial.training, images=_PROBE_IMAGES, side=side, device=torch.device(device)
+        )
+    with MetaOperations(), _noted(note), _checkpoints_as(block):
         outputs = task.forward_on_shapes(network.train(), images, targets)
     del outputs
     return (_held(kept) + max(insides)) // _PROBE_IMAGES
@@ -175,9 +185,20 @@ def _held(tensors: Mapping[int, Tensor]) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in tensors.values())
 
 
-def _optimizer_bytes(network: nn.Module, trial: TrialConfig, parameters: int) -> int:
-    """Count the bytes of the optimiser's state after a first step."""
-    optimizer = create_optimizer(network, trial.training)
+def _optimizer_bytes(network: nn.Module, training: TrainingConfig, parameters: int) -> int:
+    """Return the bytes of the optimiser's state after a first step."""
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    if training.optimizer in _MOMENTUM:
+        return sum(map(_bytes, trained)) if training.momentum else 0
+    if training.optimizer in _MOMENTS:
+        moments, step_bytes = _MOMENTS[training.optimizer]
+        return moments * sum(map(_bytes, trained)) + step_bytes * len(trained)
+    return _bytes_after_step(network, training, parameters)
+
+
+def _bytes_after_step(network: nn.Module, training: TrainingConfig, parameters: int) -> int:
+    """Count the bytes of the optimiser's state after a first step, for which torch imports its compiler."""
+    optimizer = create_optimizer(network, training)
     for parameter in network.parameters():
         parameter.grad = torch.empty_like(parameter)
     try:

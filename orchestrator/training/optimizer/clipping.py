@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from timm.utils.agc import adaptive_clip_grad
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from orchestrator.config.sections.training import TrainingConfig
 
@@ -25,9 +27,24 @@ def clip_gradients_(network: nn.Module, training: TrainingConfig) -> None:
         training: Training settings.
     """
     if training.clip_grad_norm is not None:
-        nn.utils.clip_grad_norm_(network.parameters(), training.clip_grad_norm)
+        _clip_by_norm_(list(network.parameters()), training.clip_grad_norm)
     if training.agc_factor is not None:
         adaptive_clip_grad(_without_classifier(network), clip_factor=training.agc_factor)
+
+
+def _clip_by_norm_(parameters: list[nn.Parameter], most: float) -> None:
+    """Clip by the norm of all gradients together; of a network that is divided among ranks every rank must call."""
+    divided = [each.grad for each in parameters if isinstance(each.grad, DTensor)]
+    if not divided:
+        nn.utils.clip_grad_norm_(parameters, most)
+        return
+    rest = [each.grad for each in parameters if each.grad is not None and not isinstance(each.grad, DTensor)]
+    of_divided = nn.utils.get_total_norm(divided)
+    assert isinstance(of_divided, DTensor)  # as its gradients are
+    norms = [of_divided.full_tensor(), *([nn.utils.get_total_norm(rest)] if rest else [])]
+    total = torch.linalg.vector_norm(torch.stack(norms))
+    for gradient in [*divided, *rest]:
+        gradient.mul_((most / (total + 1e-6)).clamp(max=1.0))  # as torch's `clip_grads_with_norm_`
 
 
 def _without_classifier(network: nn.Module) -> Iterator[nn.Parameter]:

@@ -1,11 +1,8 @@
 """Compiled attention against unfolded windows and against the tiles, forward and backward; fallbacks without it."""
 
 import copy
-import os
 import pickle
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models.adaptive_span.attention import AdaptiveAttention, LocalAttention
-from models.local_attention import kernel_build as attention_kernel_build
+from models.compiled import build
 from models.local_attention.kernel import kernel_attention, kernel_serves
 from models.local_attention.operator import local_attention
 from models.local_attention.tiled import tiled_attention
@@ -28,7 +25,7 @@ SIZES = [(1, 1), (2, 3), (4, 4), (9, 7), (8, 8), (13, 18), (3, 33)]
 
 @pytest.fixture(autouse=True)
 def kernels_on(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv(attention_kernel_build.SWITCH, "1")
+    monkeypatch.setenv(build.SWITCH, "1")
     yield
 
 
@@ -176,7 +173,7 @@ def test_kernel_refuses_unsupported_tensors(monkeypatch: pytest.MonkeyPatch) -> 
     assert not kernel_serves(torch.empty(0, 4, 3, 3))
     assert not kernel_serves(x.long())
     torch.export.export(LocalAttention(4, num_heads=2, kernel_size=3), (x,))
-    monkeypatch.setenv(attention_kernel_build.SWITCH, "0")
+    monkeypatch.setenv(build.SWITCH, "0")
     assert not kernel_serves(x)
 
 
@@ -186,34 +183,18 @@ def test_a_compiler_that_fails_is_no_error(tmp_path: Path, monkeypatch: pytest.M
     broken.chmod(0o755)
     monkeypatch.setenv("CXX", str(broken))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    attention_kernel_build._open_or_build.cache_clear()
+    build._open_or_build.cache_clear()
     try:
         layer, x = adaptive([0.2, 0.4]).double(), random_maps((5, 5), torch.float64)
         assert not kernel_serves(x)
         assert_same(outcome(layer, x), outcome(layer, x, unfold_attention))
     finally:
-        attention_kernel_build._open_or_build.cache_clear()
-
-
-BUILD = "import runpy, sys; assert runpy.run_path(sys.argv[1])['attention_library']() is not None"
-
-
-@needs_compiler
-def test_processes_that_start_together_build_once(tmp_path: Path) -> None:
-    compiler = next(filter(None, map(shutil.which, ("g++", "c++", "clang++"))))
-    counting = tmp_path / "counting-compiler"
-    counting.write_text(f'#!/bin/sh\necho built >>{tmp_path}/builds\nexec {compiler} "$@"\n', encoding="utf-8")
-    counting.chmod(0o755)
-    surroundings = {**os.environ, "CXX": str(counting), "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    command = [sys.executable, "-c", BUILD, attention_kernel_build.__file__]
-    together = [subprocess.Popen(command, env=surroundings) for _ in range(3)]
-    assert [process.wait() for process in together] == [0, 0, 0]
-    assert (tmp_path / "builds").read_text(encoding="utf-8").split() == ["built"]
+        build._open_or_build.cache_clear()
 
 
 @pytest.mark.parametrize("switch", ["0", "1"])
 def test_a_ring_behind_the_end_of_a_ramp_gets_no_gradient(switch: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(attention_kernel_build.SWITCH, switch)
+    monkeypatch.setenv(build.SWITCH, switch)
     mask = torch.tensor([[1.0, 0.5, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0, 0.0]], requires_grad=True)
     local_attention(*torch.randn(3, 1, 4, 6, 6), *torch.randn(2, 2, 9), num_heads=2, ring_mask=mask).sum().backward()
     assert (mask.grad != 0).tolist() == [[True, True, True, False, False], [True] * 5]

@@ -7,7 +7,7 @@ from torch import nn
 import models.local_attention.tiled
 from models import ModelOptionError
 from models.adaptive_span.attention import AdaptiveAttention, LocalAttention
-from models.local_attention import kernel_build as attention_kernel_build
+from models.compiled import build
 from models.local_attention.operator import local_attention
 from tests.support.networks.attention_oracle import assert_same, outcome, random_maps, unfold_attention
 
@@ -24,7 +24,7 @@ SIZES = [
 
 @pytest.fixture(autouse=True)
 def tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(attention_kernel_build.SWITCH, "0")
+    monkeypatch.setenv(build.SWITCH, "0")
 
 
 def assert_equals_oracle(layer: nn.Module, size: tuple[int, int]) -> None:
@@ -96,7 +96,7 @@ def test_a_shared_span_is_that_of_every_head_and_counts_once() -> None:
 @pytest.mark.parametrize("switch", ["0", "1"])
 def test_before_the_softmax_attention_is_over_the_span_alone(switch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Put nearly all of the softmax outside of the mask: masked after it, the epsilon takes what is left."""
-    monkeypatch.setenv(attention_kernel_build.SWITCH, switch)
+    monkeypatch.setenv(build.SWITCH, switch)
     q, k, v = torch.zeros(3, 1, 2, 3, 3, dtype=torch.float64)
     q += 1
     k[0, 0, 0, 0] = 800.0  # the corner, far beyond the underflow of the exponential

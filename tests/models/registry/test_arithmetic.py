@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 import models
 from orchestrator.cli.main import app
 from orchestrator.cli.tables import models as model_table
+from orchestrator.cli.tables import stored_models as stored_module
+from orchestrator.cli.tables.stored_models import STORED, stored_models, text_of
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "networks" / "models.md"
 
@@ -22,9 +24,27 @@ def facts() -> list[models.ModelFacts]:
     return [models.model_facts(name) for name in models.list_models()]
 
 
-def test_the_page_is_current(facts: list[models.ModelFacts]) -> None:
-    remedy = "run: spatialsweep models --markdown > docs/networks/models.md"
-    assert PAGE.read_text(encoding="utf-8") == model_table.as_markdown(facts), remedy
+def test_the_page_and_the_stored_facts_are_current(facts: list[models.ModelFacts]) -> None:
+    remedy = "run: python tools/model_facts.py"
+    rows = [dataclasses.asdict(entry) for entry in facts]
+    assert PAGE.read_text(encoding="utf-8") == model_table.as_markdown(rows), remedy
+    assert STORED.read_text(encoding="utf-8") == text_of(rows), remedy
+
+
+def test_facts_of_other_sources_are_not_used(tmp_path: Path) -> None:
+    sources, stored = tmp_path / "models", tmp_path / "models.json"
+    (sources / "family").mkdir(parents=True)
+    for name in ("__init__.py", "family/network.py"):
+        (sources / name).write_text(f'"""{name}"""\n')
+    stored.write_text(text_of([{"name": "one", "macs": 7}], sources))
+    assert stored_models(stored, sources) == {"one": {"name": "one", "macs": 7}}
+    (sources / "family" / "network.py").write_text("WIDTH = 8\n")
+    assert stored_models(stored, sources) == {}
+    stored.write_text(text_of([{"name": "one", "macs": 8}], sources))
+    (sources / "family" / "network.py").rename(sources / "network.py")
+    assert stored_models(stored, sources) == {}
+    stored.write_text("{")
+    assert stored_models(stored, sources) == {}
 
 
 def test_every_network_is_counted_and_has_a_source(facts: list[models.ModelFacts]) -> None:
@@ -76,6 +96,7 @@ def test_options_and_images_change_what_is_counted() -> None:
 def test_the_command_writes_json_and_a_table(monkeypatch: pytest.MonkeyPatch, facts: list[models.ModelFacts]) -> None:
     by_name = {entry.name: entry for entry in facts}
     monkeypatch.setattr(models, "model_facts", by_name.__getitem__)
+    monkeypatch.setattr(stored_module, "stored_models", dict)  # as after a change in `models/`
     listed = json.loads(CliRunner().invoke(app, ["models", "--json"]).stdout)
     assert listed == json.loads(json.dumps([dataclasses.asdict(entry) for entry in facts]))
     shown = CliRunner().invoke(app, ["models"]).stdout

@@ -15,7 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 import models
 from models.adaptive_span.attention import AdaptiveAttention, LocalAttention
 from models.fcvit.context import GlobalContext
-from models.registry import arithmetic, counting
+from models.registry import arithmetic, counting, operations
+from models.registry.operations import MetaOperations
+from models.registry.shapes import on_shapes
 from search_spaces import KINDS, kind_of, named_space, setting_of
 from search_spaces.domains import FloatDomain
 
@@ -80,6 +82,74 @@ def test_layers_that_count_themselves_count_by_their_formula(batch: int) -> None
         context = GlobalContext(16, num_heads=2, gc_reduction=4, similarity=similarity, competition=competition)
         products = x.numel() if similarity else 0
         assert context.macs(x) == counted_by_torch(context.context, x.mean((2, 3))) + products
+
+
+IMAGE, CELLS = torch.empty(2, 3, 8, 6, device="meta"), torch.empty(3, 1, 1, device="meta")
+ROWS, BIAS = torch.empty(4, 5, device="meta"), torch.empty(7, device="meta")
+OPERATIONS: dict[Any, list[tuple[Any, ...]]] = {
+    torch.ops.aten._safe_softmax.default: [(IMAGE, -1)],
+    torch.ops.aten.add.Tensor: [(IMAGE, CELLS), (CELLS, IMAGE), (IMAGE, 1e-5), (IMAGE, IMAGE.bool())],
+    torch.ops.aten.addmm.default: [(BIAS, ROWS, torch.empty(5, 7, device="meta"))],
+    torch.ops.aten.cat.default: [([IMAGE, IMAGE], 1), ([IMAGE, IMAGE[:, :, :3]], -2), ([ROWS, ROWS],)],
+    torch.ops.aten.clamp_min.default: [(IMAGE, 0), (IMAGE.int(), 0.5)],
+    torch.ops.aten.div.Tensor: [(IMAGE, CELLS), (IMAGE.int(), 2)],
+    torch.ops.aten.grid_sampler_2d.default: [(IMAGE, torch.empty(2, 5, 4, 2, device="meta"), 0, 0, False)],
+    torch.ops.aten.mean.dim: [(IMAGE, [-1, -2]), (IMAGE, [2, 3], True), (IMAGE, [0]), (IMAGE, None)],
+    torch.ops.aten.mul.Scalar: [(IMAGE, 0.5), (IMAGE.int(), 0.5)],
+    torch.ops.aten.mul.Tensor: [(IMAGE, CELLS), (IMAGE, IMAGE), (IMAGE.int(), 0.5)],
+    torch.ops.aten.native_batch_norm.default: [
+        (IMAGE, *[torch.empty(3, device="meta")] * 4, training, 0.1, 1e-5) for training in (False, True)
+    ],
+    torch.ops.aten.pow.Tensor_Scalar: [(IMAGE.double(), 2), (IMAGE.int(), 0.5)],
+    torch.ops.aten.relu.default: [(IMAGE,)],
+    torch.ops.aten.remainder.Scalar: [(IMAGE.long(), 7), (IMAGE.bool(), 7), (IMAGE.long(), 0.7), (IMAGE, 7)],
+    torch.ops.aten.rsqrt.default: [(IMAGE,), (IMAGE.int(),)],
+    torch.ops.aten.sigmoid_.default: [(IMAGE,)],
+    torch.ops.aten.stack.default: [([ROWS, ROWS, ROWS], dim) for dim in (0, 1, 2, -1)] + [([ROWS, ROWS],)],
+    torch.ops.aten.sub.Tensor: [(IMAGE, CELLS)],
+    torch.ops.aten.upsample_bilinear2d.default: [(IMAGE, [4, 9], False), (IMAGE, [16, 12], True, 2.0, 2.0)],
+}
+
+
+def test_shapes_computed_here_are_those_of_torch() -> None:
+    assert OPERATIONS.keys() == operations._SHAPES.keys()
+    for operation, cases in OPERATIONS.items():
+        for case in cases:
+            with MetaOperations():
+                found = operation(*case)
+            expected = operation(*case)
+            pairs = zip(found, expected, strict=True) if isinstance(expected, tuple) else [(found, expected)]
+            assert all((one.shape, one.dtype) == (other.shape, other.dtype) for one, other in pairs), (operation, case)
+
+
+def test_tensors_with_values_are_computed_while_products_are_counted() -> None:
+    x = torch.randn(2, 3)
+    with MetaOperations():
+        assert torch.equal(torch.ops.aten.relu.default(x), x.clamp(min=0))
+
+
+@pytest.mark.parametrize("name", sorted(SMALLEST))
+def test_networks_on_shapes_have_the_tensors_of_networks_on_meta(name: str) -> None:
+    def tensors() -> list[tuple[str, torch.Size, torch.dtype, bool, torch.device]]:
+        network = models.create_model(name, **SHAPE)
+        state = network.state_dict(keep_vars=True)
+        return [(key, one.shape, one.dtype, one.requires_grad, one.device) for key, one in state.items()]
+
+    with on_shapes():
+        found = tensors()
+    with torch.device("meta"):
+        assert found == tensors()
+
+
+def test_on_shapes_skips_nothing_but_the_filling_of_tensors_without_values() -> None:
+    with on_shapes():
+        empty = torch.empty(2, 3)
+        assert torch.nn.init.normal_(empty) is empty
+        assert (torch.ones(2, dtype=torch.int64) * 0.5).dtype is torch.float32
+        filled = torch.zeros(3, device="cpu").fill_(2.0).mul_(3.0)
+        with pytest.raises(RuntimeError, match=r"broadcast|match"):
+            empty.add_(torch.empty(2, 4))
+    assert filled.tolist() == [6.0, 6.0, 6.0]
 
 
 @pytest.mark.parametrize("name", sorted(SMALLEST))

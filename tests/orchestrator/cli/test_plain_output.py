@@ -77,7 +77,7 @@ def test_every_table_prints_names_literally(text: str, tmp_path: Path) -> None:
     odd = dataclasses.replace(result, name=text, ended_by=text, records=result.records)
     assert isinstance(odd, SweepResult)
     assert printed(lambda console: print_outcome(odd, console, text)).count(shown) >= 4
-    facts_of_model = dataclasses.replace(model_facts("conv_resnet26_small"), source=text)
+    facts_of_model = {**dataclasses.asdict(model_facts("conv_resnet26_small")), "source": text}
     assert printed(lambda console: print_models([facts_of_model], console)).count(shown) == 1
     recipe = dataclasses.replace(load_recipe("lsas_cifar10"), title=text, source=text)
     assert printed(lambda console: print_recipes([recipe], console)).count(shown) == 2

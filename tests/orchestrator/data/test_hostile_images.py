@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_sample_image
 from typer.testing import CliRunner
 
 from orchestrator.cli.main import app, main
 from orchestrator.data import dataset_facts
 from orchestrator.data.conversion.contact_sheet import contact_sheet
 from orchestrator.data.conversion.prepare import prepare
-from orchestrator.data.decoding import ImageError, decode_image
+from orchestrator.data.decoding import EncodedImage, ImageError, decode_image
 from orchestrator.data.encoded_images import EncodedImages, write_encoded_shard
 from orchestrator.data.manifest import Manifest, read_manifest
 from orchestrator.data.storage import open_folder
@@ -132,6 +133,37 @@ def bomb() -> bytes:
     content[16:24] = (20_000).to_bytes(4, "big") * 2
     content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
     return bytes(content)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1, "subsampling": 0}])
+def test_damaged_files_are_decoded_or_rejected_alike_by_both_decoders(options: dict[str, Any]) -> None:
+    whole = encoded(Image.fromarray(load_sample_image("china.jpg")[200:263, 300:349]), "JPEG", **options)
+    drawn = np.random.default_rng(0)
+    outcomes = set()
+    for number in range(80):
+        content = bytearray(whole)
+        if number % 4:
+            for place in drawn.integers(2 if number % 2 else 620, len(content), number % 3):
+                content[place] = drawn.integers(0, 256)
+        else:
+            del content[drawn.integers(2, len(content)) :]
+        seen: list[Any] = []
+        for decode in (decode_image, lambda given: EncodedImage(given).pixels()):
+            try:
+                seen.append(np.asarray(decode(bytes(content))))
+            except ImageError as error:
+                seen.append(str(error))
+        np.testing.assert_array_equal(*seen)
+        outcomes.add(type(seen[0]))
+    assert outcomes == {np.ndarray, str}
+
+
+def test_a_jpeg_file_that_announces_too_many_pixels_is_rejected_before_it_is_decoded() -> None:
+    content = bytearray(encoded(Image.new("RGB", (16, 16), RED), "JPEG"))
+    place = content.index(b"\xff\xc0") + 5
+    content[place : place + 4] = (60_000).to_bytes(2, "big") * 2
+    with pytest.raises(ImageError, match="more than 89478485 pixels"):
+        EncodedImage(bytes(content))
 
 
 BAD: dict[str, tuple[bytes, str]] = {

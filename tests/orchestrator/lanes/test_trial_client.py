@@ -13,7 +13,8 @@ import ray
 
 from orchestrator.lanes import trial_client as client_module
 from orchestrator.lanes.messages import Outcome, Report, TrialAssignment, TrialOutcome
-from orchestrator.lanes.trial_client import ENDED, EPOCH, EPOCHS_DONE, TRIAL, TrialClient
+from orchestrator.lanes.trial_client import TrialClient
+from orchestrator.lanes.tune_keys import ENDED, EPOCH, EPOCHS_DONE, TRIAL
 from orchestrator.lanes.weight_transfer import WeightTransfer
 
 

@@ -16,7 +16,8 @@ import pytest
 import ray
 
 from orchestrator.errors import ClusterError, RayLostError
-from orchestrator.runtime.cluster_token import known_token, settings_to_join, token_settings
+from orchestrator.runtime.auth_settings import known_token
+from orchestrator.runtime.cluster_token import settings_to_join, token_settings
 from orchestrator.runtime.private_instance import own_token, private_folder
 from orchestrator.runtime.ray_session import ray_session
 

@@ -15,7 +15,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from orchestrator.lanes.trial_client import EPOCH, EPOCHS_DONE, HELD, LANE, NODES, REPORTED, TRIAL
+from orchestrator.lanes.tune_keys import EPOCH, EPOCHS_DONE, HELD, LANE, NODES, REPORTED, TRIAL
 from orchestrator.records.events import TrialPaused, TrialReported, TrialResumed, TrialStarted
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
@@ -104,7 +104,7 @@ class Session:
         trial.last_result = result
         if decision != "STOP":
             return False
-        self.searcher.on_trial_complete(trial.trial_id, result)
+        self.searcher.release(trial.trial_id)
         self.callback.on_trial_complete(0, [], trial)
         return True
 

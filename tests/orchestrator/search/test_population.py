@@ -18,7 +18,8 @@ from orchestrator.config.plans import resolve_plans
 from orchestrator.config.trial import resolve_trial
 from orchestrator.lanes.hub.hub import LaneHub
 from orchestrator.lanes.messages import RankId
-from orchestrator.lanes.trial_client import EPOCH, EPOCHS_DONE, REPORTED, TRIAL, TrialClient
+from orchestrator.lanes.trial_client import TrialClient
+from orchestrator.lanes.tune_keys import EPOCH, EPOCHS_DONE, REPORTED, TRIAL
 from orchestrator.lanes.worker import worker
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.journal import Journal

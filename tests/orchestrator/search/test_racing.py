@@ -81,7 +81,7 @@ class Session:
         record_mean(self.ledger, self.objectives, asked.number)
         state, values = optuna_state(record, self.objectives)
         self.study.tell(asked, values=values, state=state)
-        self.searcher.on_trial_complete(tune_id)
+        self.searcher.release(tune_id)
 
     def run(self, most: int = 100) -> list[tuple[int, int]]:
         """Train one trial after another; return configuration and index of the seed of each."""

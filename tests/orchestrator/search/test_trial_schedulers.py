@@ -16,7 +16,7 @@ from orchestrator import load_sweep
 from orchestrator.errors import ConfigError
 from orchestrator.lanes.hub.hub import LaneHub
 from orchestrator.lanes.messages import Decision
-from orchestrator.lanes.trial_client import EPOCH
+from orchestrator.lanes.tune_keys import EPOCH
 from orchestrator.lanes.weight_transfer import WeightTransfer, changed_config
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.journal import Journal

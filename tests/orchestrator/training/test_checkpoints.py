@@ -188,7 +188,7 @@ def test_saving_replaces_a_file_whole(tmp_path: Path) -> None:
         save_checkpoint(path, {"epoch": 2})
         assert torch.load(reader, weights_only=True)["epoch"] == 1
     assert read_checkpoint(path)["epoch"] == 2
-    with pytest.raises(Exception, match="pickle"):
+    with pytest.raises(Exception, match=r"pickle|local object"):  # the wording differs by version of Python
         save_checkpoint(path, {"epoch": lambda: 3})
     assert read_checkpoint(path)["epoch"] == 2
 

@@ -115,3 +115,16 @@ def test_the_settings_of_files_and_of_small_images(photos: str) -> None:
         "dataset.image_size: got 32; these images have 8 px and keep them. Leave it out",
         "training.color_jitter: got 0.4; small images are augmented without it. Leave it out",
     ]
+
+
+def test_the_decoder_of_training_images(photos: str) -> None:
+    chosen = placed(photos, decoder="pillow", interpolation="bilinear").train
+    assert isinstance(chosen, DecodedSplit)
+    assert (chosen.transforms.decoder, chosen.transforms.scaled_decoding) == ("pillow", False)
+    message = "dataset.scaled_decoding: got true with decoder: pillow, which decodes whole images. Use decoder: torch"
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        sweep(photos, {}, decoder="pillow", scaled_decoding=True)
+    digits = {"name": "digits", "decoder": "pillow"}
+    message = "dataset.decoder: got 'pillow'; these images are stored as pixels. Leave it out"
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_sweep({"name": "digits", "dataset": digits, "model": {"name": "conv_resnet26_small"}})

@@ -1,8 +1,8 @@
 """Naive local attention, the reference for the fast paths."""
 
 from collections.abc import Callable
+from unittest import mock
 
-import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,8 +23,10 @@ def unfold_attention(
     num_heads: int,
     ring_mask: Tensor | None = None,
     mask_before_softmax: bool = False,
+    window_follows_mask: bool = False,
 ) -> Tensor:
     """Pad, unfold keys and values to k x k windows, multiply, softmax, mask, renormalise; or mask the exponentials."""
+    assert not window_follows_mask  # layers read the window first, unless a GPU does
     batch, channels, height, width = q.shape
     side = rel_h.shape[1]
     radius = side // 2
@@ -61,8 +63,7 @@ def outcome(layer: nn.Module, x: Tensor, attention: Callable[..., Tensor] = loca
     probe = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(x.dtype)
     x = x.detach().clone().requires_grad_()
     layer.zero_grad()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models.adaptive_span.attention, "local_attention", attention)
+    with mock.patch.object(models.adaptive_span.attention, "local_attention", attention):
         y = layer(x)
         (y * probe).sum().backward()
     return [y.detach(), x.grad, *(parameter.grad.clone() for parameter in layer.parameters())]

@@ -173,6 +173,6 @@ def test_gradients_of_any_size_are_averaged_in_buckets(monkeypatch: pytest.Monke
     monkeypatch.setattr("orchestrator.training.workers._BUCKET", 6)
     network = nn.ParameterList([torch.ones(size) for size in (4, 4, 3)])
     network[0].grad, network[2].grad = torch.full((4,), 3.0), torch.full((3,), 5.0)
-    Workers(0, 2).average_gradients(network)
+    Workers(0, 2).average_gradients(network.parameters())
     assert sizes == [8, 3]
     assert [parameter.grad.tolist() for parameter in network] == [[3.0] * 4, [0.0] * 4, [5.0] * 3]

@@ -1,13 +1,15 @@
-"""Build of the compiled attention on first use; None wherever it cannot be built.
+"""Build of compiled kernels on first use; None wherever one cannot be built.
 
-One shared library without torch's headers, compiled in a few seconds by the C++ compiler of the machine, once per
-processor model, compiler and source, into a cache folder that no other user can change. Processes that start together
-wait for the one that builds, for a limited time. A failure costs speed, never the training.
+A kernel is a shared library without torch's headers, compiled in a few seconds by the C++ compiler of the machine, once
+per processor model, compiler and source, into a cache folder that no other user can change. Processes that start
+together wait for the one that builds, for a limited time. A failure costs speed, never the training, and only the log
+at level DEBUG has a line about it.
 """
 
 import atexit
 import contextlib
 import ctypes
+import dataclasses
 import functools
 import hashlib
 import logging
@@ -16,67 +18,86 @@ import platform
 import shutil
 import stat
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["SWITCH", "attention_library"]
+__all__ = ["SWITCH", "VECTORS", "Kernel", "compiled_library"]
 
 SWITCH = "SPATIALSWEEP_KERNELS"  # 0 turns compiled kernels off
+VECTORS = Path(__file__).parent / "vectors.h"
+"""Header that the kernels share."""
 
-_SOURCES = ("attention_kernel.cpp", "attention_kernel.h", "attention_kernel_backward.h")
 _FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread")
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _BUILD_TIMEOUT_S = 60.0
 _LOCK_TIMEOUT_S = 70.0
-_FUNCTIONS = tuple(f"spatialsweep_{step}_{dtype}" for step in ("forward", "backward") for dtype in ("f32", "f64"))
+_PROBE = "import ctypes, sys; sys.exit(ctypes.CDLL(sys.argv[1]).spatialsweep_probe())"
 
 _log = logging.getLogger(__name__)
 _one_at_a_time = threading.Lock()
 
 
-def attention_library() -> ctypes.CDLL | None:
-    """Return the compiled attention, built if need be; None when it is switched off or cannot be built."""
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Kernel:
+    """Shared library and what it is compiled from.
+
+    Args:
+        name: Name in files and messages.
+        source: File to be compiled. It defines `int spatialsweep_probe()`, which runs the functions on a tiny problem
+            and returns 0.
+        headers: Files that it includes, from its folder or from that of this module.
+        functions: Functions of the library, which take sizes, maps, results and a number of threads.
+    """
+
+    name: str
+    source: Path
+    headers: tuple[Path, ...]
+    functions: tuple[str, ...]
+
+
+def compiled_library(kernel: Kernel) -> ctypes.CDLL | None:
+    """Return the library of a kernel, built if need be; None when it is switched off or cannot be built."""
     if os.environ.get(SWITCH, "1").strip().lower() in {"0", "false", "off", "no"}:
         return None
     with _one_at_a_time:
-        return _open_or_build()
+        return _open_or_build(kernel)
 
 
 @functools.cache
-def _open_or_build() -> ctypes.CDLL | None:
+def _open_or_build(kernel: Kernel) -> ctypes.CDLL | None:
     try:
-        return _declared(ctypes.CDLL(str(_library_path())))
-    except FileNotFoundError as error:
-        _log.info("local attention runs without its compiled kernel: %s", error)
+        return _declared(ctypes.CDLL(str(_library_path(kernel))), kernel)
     except (OSError, subprocess.SubprocessError, AttributeError) as error:
         output = getattr(error, "stderr", None) or ""
-        _log.warning("local attention runs without its compiled kernel, more slowly: %s %s", error, output)
+        _log.debug(
+            "the compiled kernel %s is not there, plain PyTorch takes its place: %s %s", kernel.name, error, output
+        )
     return None
 
 
-def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
-    for name in _FUNCTIONS:
+def _declared(library: ctypes.CDLL, kernel: Kernel) -> ctypes.CDLL:
+    for name in kernel.functions:
         function = getattr(library, name)
         function.restype = ctypes.c_int
         function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
     return library
 
 
-def _library_path() -> Path:
+def _library_path(kernel: Kernel) -> Path:
     compiler = _compiler()
-    folder = Path(__file__).parent
     digest = hashlib.sha256(f"{_processor()} {compiler} {Path(compiler).stat().st_mtime_ns} {_FLAGS}".encode())
-    for name in _SOURCES:
-        digest.update((folder / name).read_bytes())
+    for path in (kernel.source, *kernel.headers):
+        digest.update(path.read_bytes())
     cache = _cache_folder()
-    library = cache / f"attention-{digest.hexdigest()[:24]}.so"
+    library = cache / f"{kernel.name}-{digest.hexdigest()[:24]}.so"
     if not _is_built(library):
         with _locked(library.with_suffix(".lock")):
             if not _is_built(library):
-                _build(compiler, folder / _SOURCES[0], library)
+                _build(compiler, kernel.source, library)
     return library
 
 
@@ -98,10 +119,20 @@ def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        lines = []
+        lines = [f"model name: that of {platform.node()}"]
     wanted = ("model name", "flags", "CPU part", "Features")
     described = sorted({line for line in lines if line.startswith(wanted)})
     return " ".join([platform.system(), platform.machine(), platform.processor(), *described])
+
+
+def _processor_flags() -> tuple[tuple[str, ...], ...]:
+    """Return flags for code that suits this processor, the best first, and last none, which every compiler takes.
+
+    On x86 a compiler knows the processor by -march; on others some take that flag, some -mcpu and some neither.
+    """
+    if platform.machine().lower() in {"x86_64", "amd64", "i386", "i686"}:
+        return (("-march=native",), ())
+    return (("-mcpu=native",), ("-march=native",), ())
 
 
 def _cache_folder() -> Path:
@@ -179,15 +210,34 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _build(compiler: str, source: Path, library: Path) -> None:
-    """Compile next to the library and move it into place, so that no process opens half a file."""
+    """Compile next to the library and move it into place, so that no process opens half a file.
+
+    A library that this processor cannot run, as a virtual one may lack what it claims to have, is compiled again with
+    fewer flags.
+    """
+    includes = ["-w", f"-I{Path(__file__).parent}"]
     with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
         made = Path(scratch) / library.name
-        command = [compiler, *_FLAGS, "-w", "-march=native", str(source), "-o", str(made)]
-        try:
-            _run(command)
-        except subprocess.CalledProcessError:  # some compilers reject -march=native
-            _run([word for word in command if word != "-march=native"])
+        *choices, last = _processor_flags()
+        for flags in choices:
+            with contextlib.suppress(subprocess.CalledProcessError):
+                _run([compiler, *_FLAGS, *flags, *includes, str(source), "-o", str(made)])
+                _probe(made)
+                made.replace(library)
+                return
+        _run([compiler, *_FLAGS, *last, *includes, str(source), "-o", str(made)])
+        _probe(made)
         made.replace(library)
+
+
+def _probe(library: Path) -> None:
+    """Run the library in a process of its own, which an instruction unknown to the processor would end.
+
+    Raises:
+        CalledProcessError: It does not run here.
+    """
+    if sys.executable:
+        _run([sys.executable, "-I", "-S", "-c", _PROBE, str(library)])
 
 
 def _run(command: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Cache of the compiled attention: only folders that no other user can write to."""
+"""Cache of compiled kernels: only folders that no other user can write to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from models.local_attention import kernel_build as build
+from models.compiled import build
+from tests.support.networks.tiny_kernel import tiny_kernel
 
 needs_compiler = pytest.mark.skipif(
     not any(map(shutil.which, ("g++", "c++", "clang++"))), reason="there is no C++ compiler"
@@ -97,22 +98,20 @@ def test_a_library_that_was_planted_is_never_opened(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Replace the library by a foreign file: this process builds it again before opening it."""
-    built = build._library_path()
+    kernel = tiny_kernel(tmp_path)
+    built = build._library_path(kernel)
     assert built.parent == cache
     for spoil in (lambda: built.chmod(0o666), lambda: _replace_by_link(built, tmp_path / "planted.so")):
         spoil()
-        assert build._library_path() == built
+        assert build._library_path(kernel) == built
         assert not built.is_symlink()
         assert built.stat().st_mode & 0o022 == 0
         assert built.read_bytes()[:4] == b"\x7fELF"
     cache.chmod(0o777)
-    assert build._library_path().parent == temporary()
+    assert build._library_path(kernel).parent == temporary()
     monkeypatch.setattr(build, "_cache_folder", lambda: (_ for _ in ()).throw(PermissionError("none")))
-    build._open_or_build.cache_clear()
-    try:
-        assert build.attention_library() is None
-    finally:
-        build._open_or_build.cache_clear()
+    monkeypatch.setenv(build.SWITCH, "1")
+    assert build.compiled_library(kernel) is None
 
 
 def _replace_by_link(library: Path, target: Path) -> None:
