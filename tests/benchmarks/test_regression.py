@@ -111,6 +111,7 @@ def test_a_damaged_file_is_one_error(ratios: ModuleType, content: str | None, me
     assert text.startswith(f"{path}: ")
     assert message in text
     assert text.endswith("Record again with: make bench-check UPDATE=1")
+    assert ("Remove it. " in text) == path.exists(), "a damaged file is not recorded over"
     assert "\n" not in text
 
 
