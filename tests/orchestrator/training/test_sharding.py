@@ -12,8 +12,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from orchestrator import ConfigError, load_sweep
+from orchestrator.config import ModelConfig, TrainingConfig, TrialConfig
+from orchestrator.data.datasets import DatasetFacts
 from orchestrator.training import trial as trial_module
 from orchestrator.training.checkpoints.checkpoint_content import read_state
+from orchestrator.training.memory.memory_estimate import estimate_memory
 from orchestrator.training.sharding import whole
 from orchestrator.training.trial import Trial
 from tests.support.training_pieces import (
@@ -88,6 +91,18 @@ def test_divided_networks_resume_exactly_from_whole_checkpoints(tmp_path: Path) 
     files = [shapes(dict(read_state(tmp_path / name / "last.pt"))) for name in ("ddp", "fsdp")]
     for key in ("state_dict", "optimizer", "scaler", "model"):
         assert files[0][key] == files[1][key], key
+
+
+def test_the_estimate_of_memory_divides_gradients_and_optimiser_state() -> None:
+    facts = DatasetFacts(image_size=8, in_chans=1, num_classes=10, train_images=300)
+    model = ModelConfig(name="conv_resnet26_small")
+    ddp, fsdp = (
+        estimate_memory(TrialConfig(number=0, model=model, training=training, seed=0), facts, 4)
+        for training in (TrainingConfig(optimizer="adamw"), TrainingConfig(optimizer="adamw", parallel="fsdp"))
+    )
+    assert fsdp.gradients == pytest.approx(ddp.gradients / 4, abs=1)
+    assert fsdp.optimizer == pytest.approx(ddp.optimizer / 4, abs=1)
+    assert (fsdp.weights, fsdp.activations) == (ddp.weights, ddp.activations)
 
 
 def test_a_state_without_divided_tensors_is_left_as_it_is() -> None:
