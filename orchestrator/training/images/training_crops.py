@@ -95,7 +95,9 @@ class TrainingCrops:
         """Draw the crop of an image and whether it is mirrored, as timm's transforms draw them."""
         crop = self._crop
         size = torch.empty(3, image.height, image.width, device="meta")  # all that the draw reads
-        region = crop.get_params(size, crop.scale, crop.ratio)
+        top, left, height, width = crop.get_params(size, crop.scale, crop.ratio)
+        # of an image of one or two pixels timm may draw a crop without any, which Pillow makes black
+        region = min(top, image.height - 1), min(left, image.width - 1), max(height, 1), max(width, 1)
         modes = crop.interpolation
         mode = random.choice(modes) if isinstance(modes, tuple | list) else modes  # noqa: S311 - drawn as timm draws it
         return Draw(*region, mode.value, bool(self._mirrored and torch.rand(1) < self._mirrored))
