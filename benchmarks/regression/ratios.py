@@ -126,7 +126,7 @@ class Comparison:
 
     @property
     def fails(self) -> bool:
-        """Whether the check fails for it."""
+        """True where the check fails for it."""
         return self.verdict in (Verdict.WORSE, Verdict.MISSING)
 
 

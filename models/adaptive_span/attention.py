@@ -193,17 +193,21 @@ class AdaptiveAttention(nn.Module):
     def project_parameters_(self) -> None:
         """Clamp the spans to [0, 1]."""
         self.span.clamp_(0.0, 1.0)
-        dim, side = self.qkv.in_channels // self.num_heads, 2 * self.max_span + 1
-        if not gpu_serves_layer(self.span, dim=dim, side=side):
+        if not self._spans_read_by_kernels():
             self.window_radius()
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode, and read on a GPU, where no pass does, the window that an exported program will have."""
+        """Set the mode, and read the window that an exported program will have, where no pass on a GPU does."""
         super().train(mode)
         sharded = type(self.span) is not nn.Parameter  # whose ranks would have to read together
-        if self.span.device.type != "cpu" and not sharded:
+        if self._spans_read_by_kernels() and not sharded:
             self.window_radius()
         return self
+
+    def _spans_read_by_kernels(self) -> bool:
+        """Return whether passes leave the spans on the device."""
+        dim, side = self.qkv.in_channels // self.num_heads, 2 * self.max_span + 1
+        return gpu_serves_layer(self.span, dim=dim, side=side)
 
     def training_diagnostics(self) -> Mapping[str, list[float]]:
         """Return z * S of every head, or of the layer where its heads share it, in pixels."""

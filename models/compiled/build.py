@@ -25,9 +25,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["SWITCH", "VECTORS", "Kernel", "compiled_library"]
+__all__ = ["SWITCH", "VECTORS", "Kernel", "compiled_library", "kernels_enabled"]
 
-SWITCH = "SPATIALSWEEP_KERNELS"  # 0 turns compiled kernels off
+SWITCH = "SPATIALSWEEP_KERNELS"  # 0 turns all kernels off
 VECTORS = Path(__file__).parent / "vectors.h"
 """Header that the kernels share."""
 
@@ -59,9 +59,14 @@ class Kernel:
     functions: tuple[str, ...]
 
 
+def kernels_enabled() -> bool:
+    """Return whether kernels may be used, those compiled for CPUs and those for GPUs."""
+    return os.environ.get(SWITCH, "1").strip().lower() not in {"0", "false", "off", "no"}
+
+
 def compiled_library(kernel: Kernel) -> ctypes.CDLL | None:
     """Return the library of a kernel, built if need be; None when it is switched off or cannot be built."""
-    if os.environ.get(SWITCH, "1").strip().lower() in {"0", "false", "off", "no"}:
+    if not kernels_enabled():
         return None
     with _one_at_a_time:
         return _open_or_build(kernel)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torchvision.io  # noqa: F401 - seconds that are no hang of the first file that it decodes
 from PIL import Image
 
 from orchestrator.data import open_dataset

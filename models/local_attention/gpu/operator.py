@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.compiled.build import kernels_enabled
 from models.local_attention.gpu.layouts import like_queries
 from models.padding import is_traced_to_file
 
@@ -24,7 +25,6 @@ _log = logging.getLogger(__name__)
 LARGEST_SIDE = 63  # px of a window: sums by column are held in registers
 LARGEST_DIM = 128  # channels of a head
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-SWITCH = "SPATIALSWEEP_KERNELS"  # 0 turns these kernels off, as those for CPUs
 INTERPRETER = "TRITON_INTERPRET"  # Triton's own variable: 1 runs kernels in Python, on any device
 
 _SCHEMA = "(Tensor q, Tensor k, Tensor v, Tensor table, Tensor? mask, int heads, bool before, bool follows)"
@@ -176,14 +176,17 @@ def _is_plain(x: Tensor) -> bool:
     return strided and torch._C._functorch.peek_interpreter_stack() is None
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _runs_on(kind: str) -> bool:
     """Return whether the kernels run on a type of device: not where they are off, or Triton is missing or fails."""
-    if os.environ.get(SWITCH, "1").strip().lower() in {"0", "false", "off", "no"}:
+    if not kernels_enabled():
         return False
     if os.environ.get(INTERPRETER, "0").strip().lower() in {"1", "true", "on", "yes"}:
         return kind in {"cpu", "cuda"}
     return kind == "cuda" and _works()
+
+
+# as `torch.compiler.assume_constant_result` does, which imports the compiler: a second of every start
+_runs_on._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @functools.cache

@@ -34,7 +34,7 @@ Resize = Literal["keep_ratio", "square"]
 """Ratio of the sides of an annotated image after it is resized: its own, or 1."""
 
 
-Decoder = Literal["torchvision", "pillow"]
+Decoder = Literal["torchvision", "pillow", "nvjpeg"]
 """Library that decodes and resizes the training images of image files."""
 
 
@@ -57,7 +57,8 @@ class DatasetConfig(Section):
         interpolation: Interpolation of image files; `random` draws one of the others for each training image.
         decode_processes: Number of processes per worker that decode image files.
         decoder: Library that decodes, resizes and colours training images of image files: `torchvision`, or `pillow`,
-            which is slower and differs by rounding. Evaluations always use `pillow`.
+            which is slower and differs by rounding, or `nvjpeg`, which decodes JPEG files on the worker's GPU, and
+            elsewhere is `torchvision`. Evaluations always use `pillow`.
         scaled_decoding: Decodes a JPEG file at 1/2, 1/4 or 1/8 of its size where a training crop keeps twice
             `image_size` on each side; faster for photographs of many megapixels, whose pixels change a little.
         train_fraction: Share of the training images, drawn per class after the validation images, that trials train on;

@@ -22,7 +22,7 @@ from orchestrator.config.sections.objective import ObjectiveConfig, constraint_p
 from orchestrator.config.sections.section import Section
 from orchestrator.config.tasks.classification import CLASSIFICATION
 from orchestrator.config.tasks.registry import DEFAULT_TASK, list_tasks, task_facts, unknown_task
-from orchestrator.config.validation.dataset_rules import fraction_problems, image_facts, map_problems
+from orchestrator.config.validation.dataset_rules import decoder_problems, fraction_problems, image_facts, map_problems
 from orchestrator.config.validation.optimizer_rules import optimizer_problems
 from orchestrator.config.validation.plain_data import shown
 from orchestrator.config.validation.pydantic_problems import translate, unknown
@@ -156,6 +156,7 @@ def _check_together(sections: Mapping[str, Any]) -> Iterator[Problem]:
     if facts and training:
         yield from augmentation_problems(training, search, facts)
         yield from unused_problems(training, search) if facts.files else ()
+        yield from decoder_problems(sections["dataset"], training, search)
     if facts:
         yield from map_problems(sections.get("model"), search, facts)
     if facts and resources:

@@ -6,10 +6,11 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.config.searched_values import domains_of
+from orchestrator.config.searched_values import Setting, domains_of
 from orchestrator.config.sections.dataset import DatasetConfig
 from orchestrator.config.sections.model import ModelConfig
 from orchestrator.config.sections.resources import ResourcesConfig
+from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.config.tasks.facts import TaskFacts
 from orchestrator.config.tasks.networks import facts_of_images
 from orchestrator.config.tasks.registry import list_tasks, task_facts
@@ -19,7 +20,7 @@ from orchestrator.errors import DataError, Problem
 if TYPE_CHECKING:
     from orchestrator.data import DatasetFacts
 
-__all__ = ["fraction_problems", "image_facts", "map_problems"]
+__all__ = ["decoder_problems", "fraction_problems", "image_facts", "map_problems"]
 
 _DECODING = ("decoder", "scaled_decoding")
 _MAP_CLASSES = "semantic_classes"  # option of detectors that train on maps of classes as well
@@ -102,6 +103,20 @@ def _decoding_problems(dataset: DatasetConfig, facts: DatasetFacts) -> Iterator[
         given = getattr(dataset, name)
         if given != DatasetConfig.model_fields[name].default:
             yield Problem(f"dataset.{name}", f"got {given!r}; these images are stored as pixels. Leave it out")
+
+
+def decoder_problems(dataset: DatasetConfig, training: TrainingConfig, search: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield the problem of a policy of augmentation, which Pillow computes, with images on a GPU.
+
+    Args:
+        dataset: Section `dataset`.
+        training: Section `training`, the fixed values.
+        search: Searched domains by name.
+    """
+    policies = [name for name in Setting.of("auto_augment", training, search).values if name]
+    if dataset.decoder == "nvjpeg" and policies:
+        rule = f"got nvjpeg with auto_augment: {policies[0]}, which changes images on the CPU"
+        yield Problem("dataset.decoder", f"{rule}. Use torchvision, or leave auto_augment out")
 
 
 def fraction_problems(dataset: DatasetConfig, facts: DatasetFacts, resources: ResourcesConfig) -> Iterator[Problem]:

@@ -23,8 +23,13 @@ TESTED = ((2, 59), (2, 60))
 _COMPILED = "ray._raylet"  # imported with `ray`; has no source
 _GROUP = "ray.train.v2._internal.execution.worker_group"
 RELIED_ON = (
+    "ray._private.node: Node.start_api_server, Node._webui_url",
+    "ray._private.parameter: RayParams.worker_path, RayParams.no_monitor, RayParams.include_log_monitor",
     "ray._private.ray_constants: ENABLE_RAY_CLUSTER",
     "ray._private.runtime_env.packaging: GCS_STORAGE_MAX_SIZE, _get_excludes, get_excludes_from_ignore_files",
+    "ray._private.utils: set_omp_num_threads_if_unset()",
+    "ray._private.workers: default_worker",
+    "ray.actor: ActorClassID",
     "ray._private.state: GlobalState.get_max_resources_from_cluster_config, GlobalState._connect_and_get_accessor",
     "ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator: "
     "_AutoscalingCoordinatorActor.cancel_request(requester_id)",
@@ -94,6 +99,7 @@ def missing_names(folder: Path, used: Iterable[tuple[str, str]] | None = None) -
             if module not in trees:
                 trees[module] = _parsed(folder, module)
             found = _has(trees[module], name) or _source(folder, f"{module}.{name}") is not None
+            found = found or (name == "__file__" and trees[module] is not None)
         if not found:
             missing.add(f"{module}.{name.replace(';', ',')}")
     return sorted(missing)
@@ -133,7 +139,7 @@ def _has(tree: ast.Module | None, wanted: str) -> bool:
         found = [node for each in classes for node in _members(each) if parts["member"] in _bound(node)]
     if parts["arguments"] is None:
         return bool(found)
-    arguments = parts["arguments"].split("; ")
+    arguments = parts["arguments"].split("; ") if parts["arguments"] else []
     functions = [node for node in found if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     return any([each.arg for each in node.args.args if each.arg != "self"] == arguments for node in functions)
 

@@ -33,9 +33,10 @@ __all__ = ["Conversion", "GreyTransforms", "ImageLoader", "ImageTransforms", "Sa
 
 _PREFETCH_BATCHES = 2  # per process
 
-Conversion = Callable[[bytes], Tensor]
-"""Conversion of an image file to uint8 pixels (C, H, W), which may draw from the random states of its process; raises
-`ImageError` for a file that cannot be decoded."""
+Conversion = Callable[[bytes], Any]
+"""Conversion of an image file to uint8 pixels (C, H, W), or to what another `collate` takes.
+
+It may draw from the random states of its process, and raises `ImageError` for a file that cannot be decoded."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -156,6 +157,7 @@ class ImageLoader:
         conversion: Conversion of an image file to pixels.
         processes: Number of decoding processes; with 0 this process decodes.
         pin_memory: Allocates batches in page-locked memory, which a GPU reads directly.
+        collate: Function that joins the samples of a batch; None stacks pixels.
     """
 
     def __init__(
@@ -165,6 +167,7 @@ class ImageLoader:
         *,
         processes: int,
         pin_memory: bool = False,
+        collate: Callable[[Sequence[Any]], tuple[Any, Tensor]] | None = None,
     ) -> None:
         self._order = _Order()
         if processes:
@@ -177,11 +180,13 @@ class ImageLoader:
             prefetch_factor=_PREFETCH_BATCHES if processes else None,
             pin_memory=pin_memory,
             generator=torch.Generator(),  # not the one that the training draws from
-            collate_fn=_collate,
+            collate_fn=collate or _collate,
         )
 
-    def batches(self, keys: Sequence[Sequence[SampleKey]]) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, keys: Sequence[Sequence[SampleKey]]) -> Iterator[tuple[Any, Tensor]]:
         """Yield uint8 images (B, 3, H, W), channels last in memory, and int64 labels (B,) for each batch of keys.
+
+        Another `collate` has images of its own.
 
         Raises:
             DataError: An image cannot be decoded.
@@ -210,11 +215,11 @@ class _Decoder(Dataset[tuple[Tensor, int]]):
         self.images = images
         self.conversion = conversion
 
-    def __getitems__(self, keys: Sequence[SampleKey]) -> list[tuple[Tensor, int]]:
+    def __getitems__(self, keys: Sequence[SampleKey]) -> list[tuple[Any, int]]:
         with kept_randomness():
             return [self._sample(key) for key in keys]
 
-    def _sample(self, key: SampleKey) -> tuple[Tensor, int]:
+    def _sample(self, key: SampleKey) -> tuple[Any, int]:
         content = self.images[key.place]
         seed_sample(key.seed, key.epoch, key.place, key.copy)
         try:

@@ -15,12 +15,16 @@ from torch import Tensor
 
 from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.data import Indices, worker_share
+from orchestrator.data.decoding import ImageError
+from orchestrator.errors import DataError
 from orchestrator.training.images.batch_augment import BatchAugmentation, soft_targets
 from orchestrator.training.images.decoded_images import DecodedSplit
+from orchestrator.training.images.device_crops import DeferredCrops, EncodedBatch, crops_on_device, encoded_batch
 from orchestrator.training.images.device_images import DeviceSplit
 from orchestrator.training.images.draws import SampleDraws
 from orchestrator.training.images.image_loader import ImageLoader, ImageTransforms, SampleKey, repeated_keys
 from orchestrator.training.images.split import Batch
+from orchestrator.training.images.training_crops import TrainingCrops
 from orchestrator.training.workers import Workers
 
 __all__ = ["DecodedBatches", "ResidentBatches", "TrainingBatches", "training_batches"]
@@ -165,8 +169,17 @@ class DecodedBatches:
         self._num_classes = num_classes
         self._seed = seed
         self._repeats = repeats
+        self._size = (transforms.image_size, transforms.image_size)
+        conversion, collate = transforms.for_training(), None
+        if transforms.decoder == "nvjpeg" and workers.device.type == "cuda":
+            assert isinstance(conversion, TrainingCrops)  # as with every decoder but Pillow
+            conversion, collate = DeferredCrops(conversion), encoded_batch
         self._loader = ImageLoader(
-            split.files, transforms.for_training(), processes=split.processes, pin_memory=workers.device.type == "cuda"
+            split.files,
+            conversion,
+            processes=split.processes,
+            pin_memory=workers.device.type == "cuda",
+            collate=collate,
         )
 
     def epoch(self, number: int, batches: Sequence[Indices], *, first: int = 0) -> Iterator[Labelled]:
@@ -179,7 +192,8 @@ class DecodedBatches:
             for keys in all_keys[first:]
         ]
         device = self._workers.device
-        for keys, (pixels, labels) in zip(mine, self._loader.batches(mine), strict=True):
+        for keys, (loaded, labels) in zip(mine, self._loader.batches(mine), strict=True):
+            pixels = self._crops(loaded) if isinstance(loaded, EncodedBatch) else loaded
             samples = _numbers(keys, self._repeats)
             draws = SampleDraws(self._seed, number, samples)
             images = self._split.normalise(self._augmentation.colour(pixels.to(device, non_blocking=True), draws))
@@ -190,6 +204,12 @@ class DecodedBatches:
                 yield _mixed(batch, partners, self._augmentation, both, self._num_classes)
             else:
                 yield batch
+
+    def _crops(self, batch: EncodedBatch) -> Tensor:
+        try:
+            return crops_on_device(batch, self._size, self._workers.device)
+        except ImageError as error:
+            raise DataError(f"an image cannot be decoded ({error}); prepare the dataset again") from None
 
 
 def _mixed(

@@ -100,7 +100,8 @@ class TrainingCrops:
         region = min(top, image.height - 1), min(left, image.width - 1), max(height, 1), max(width, 1)
         modes = crop.interpolation
         mode = random.choice(modes) if isinstance(modes, tuple | list) else modes  # noqa: S311 - drawn as timm draws it
-        return Draw(*region, mode.value, bool(self._mirrored and torch.rand(1) < self._mirrored))
+        mirrored = bool(self._mirrored and torch.rand(1) < self._mirrored)
+        return Draw(*region, mode.value, mirrored)
 
     def draw_colours(self) -> list[ColourStep]:
         """Draw the changes of colours, after `draw`; only where Pillow computes none of them."""
@@ -129,15 +130,18 @@ def resized_as_by_pillow(pixels: Tensor, size: tuple[int, int], mode: Interpolat
     """Resize with antialiasing to within 2 levels of what Pillow computes: uint8 (3, H, W) -> (3, *size).
 
     Args:
-        pixels: Pixels, channels last in memory.
+        pixels: Pixels, on the CPU channels last in memory.
         size: Height and width of the result.
         mode: Bilinear or bicubic interpolation.
     """
     rows, columns = size
     resize = functools.partial(functional.resize, interpolation=mode, antialias=True)
     height, width = pixels.shape[1:]
+    # Values are cut to 0..255 between the passes, so that their order counts; a GPU would not cut them.
     if height > rows and height - rows > 2 * (width - columns) and _pillow_starts_with_rows():
-        pixels = resize(pixels, [rows, width])  # values are cut to 0..255 in between, so that the order counts
+        pixels = resize(pixels, [rows, width])
+    elif pixels.device.type != "cpu":
+        pixels = resize(pixels, [height, columns])
     resized: Tensor = resize(pixels, [rows, columns])
     return resized
 

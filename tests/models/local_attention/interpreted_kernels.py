@@ -131,6 +131,17 @@ def test_a_window_that_follows_the_spans_is_the_one_cut_to_them(monkeypatch: pyt
         torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-5 * float(reference.abs().max()))
 
 
+def test_a_change_of_mode_reads_the_window_of_exported_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = AdaptiveAttention(4, num_heads=1, max_span=5, ramp=1.0, span_init=0.1, span_penalty=0.0).to(DEVICE)
+    with torch.no_grad():
+        layer.span.fill_(1.0)
+        layer.project_parameters_()
+    assert layer._radius == 2
+    layer.eval()
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert layer.window_radius() == 5
+
+
 def test_heads_computed_apart() -> None:
     q, k, v, rel_h, rel_w, mask = (x.to(DEVICE) for x in inputs((1, 8, 3, 3), 3, [[1.0, 0.5], [1.0, 0.9]]))
     expected = local_attention(q, k, v, rel_h, rel_w, num_heads=2, ring_mask=mask)

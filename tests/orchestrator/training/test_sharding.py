@@ -15,10 +15,12 @@ from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from orchestrator import ConfigError, load_sweep
-from orchestrator.config import TrainingConfig
+from orchestrator.config import ModelConfig, TrainingConfig, TrialConfig
+from orchestrator.data.datasets import DatasetFacts
 from orchestrator.errors import TrialFailedError
 from orchestrator.training import trial as trial_module
 from orchestrator.training.checkpoints.checkpoint_content import read_state
+from orchestrator.training.memory.memory_estimate import estimate_memory
 from orchestrator.training.sharding import shard, whole
 from orchestrator.training.tasks.registry import find_task
 from orchestrator.training.train_state import TrainState
@@ -137,6 +139,18 @@ def test_lamb_does_not_train_divided_networks_with_spans() -> None:
     with pytest.raises(ConfigError, match=r"training\.parallel: got fsdp with optimizer: lamb, which takes divided"):
         load_sweep({**sweep, "training": {"parallel": "fsdp", "optimizer": "lamb"}})
     assert load_sweep({**sweep, "training": {"parallel": "fsdp", "optimizer": "adamw"}})
+
+
+def test_the_estimate_of_memory_divides_gradients_and_optimiser_state() -> None:
+    facts = DatasetFacts(image_size=8, in_chans=1, num_classes=10, train_images=300)
+    model = ModelConfig(name="conv_resnet26_small")
+    ddp, fsdp = (
+        estimate_memory(TrialConfig(number=0, model=model, training=training, seed=0), facts, 4)
+        for training in (TrainingConfig(optimizer="adamw"), TrainingConfig(optimizer="adamw", parallel="fsdp"))
+    )
+    assert fsdp.gradients == pytest.approx(ddp.gradients / 4, abs=1)
+    assert fsdp.optimizer == pytest.approx(ddp.optimizer / 4, abs=1)
+    assert (fsdp.weights, fsdp.activations) == (ddp.weights, ddp.activations)
 
 
 def test_a_state_without_divided_tensors_is_left_as_it_is() -> None:
