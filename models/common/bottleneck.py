@@ -4,14 +4,12 @@ Sources: He et al. 2016 (arXiv 1512.03385) for the bottleneck; Parker et al. 202
 stride as a pool behind the last norm.
 """
 
-from collections.abc import Sequence
-
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
-from models.common.merging import may_merge, normed, normed_conv
+from models.common.merging import normed_conv
 
-__all__ = ["EXPANSION", "Bottleneck", "ConvNorm", "Stem", "joined"]
+__all__ = ["EXPANSION", "Bottleneck", "ConvNorm", "Stem"]
 
 EXPANSION = 4  # output channels of a bottleneck per channel of its spatial operator
 
@@ -50,7 +48,8 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve, normalise, activate."""
-        return normed_conv(self.conv, self.bn, x, act=self.act)
+        y: Tensor = self.act(normed_conv(self.conv, self.bn, x))
+        return y
 
 
 class Stem(ConvNorm):
@@ -114,31 +113,15 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Add the branch to the shortcut."""
         shortcut = self.shortcut(x)
-        x = self.normed_spatial(self.reduce(x))
-        return joined(self.expand, (self.pool, self.drop_path), x, shortcut, self.act_out)
+        x = self.act(self.normed_spatial(self.reduce(x)))
+        x = self.drop_path(self.pool(self.expand(x)))
+        x += shortcut  # in place: nothing else holds the output of the branch
+        y: Tensor = self.act_out(x)
+        return y
 
     def normed_spatial(self, x: Tensor) -> Tensor:
-        """Apply the operator, its norm and the activation."""
+        """Apply the operator and its norm."""
         if isinstance(self.spatial, nn.Conv2d):
-            return normed_conv(self.spatial, self.bn, x, act=self.act)
-        return normed(self.bn, self.spatial(x), act=self.act)
-
-
-def joined(last: ConvNorm, between: Sequence[nn.Module], x: Tensor, shortcut: Tensor, act: nn.Module) -> Tensor:
-    """End a residual block: last layer of the branch, what follows it, sum with the shortcut, activation.
-
-    Args:
-        last: Last layer of the branch, without an activation.
-        between: Layers between it and the sum.
-        x: Input of the last layer.
-        shortcut: Map to be added.
-        act: Activation behind the sum.
-    """
-    if all(isinstance(layer, nn.Identity) for layer in between) and may_merge(x, last, last.act, *between):
-        return normed_conv(last.conv, last.bn, x, act=act, other=shortcut)
-    y = last(x)
-    for layer in between:
-        y = layer(y)
-    y += shortcut  # in place: nothing else holds the output of the branch
-    activated: Tensor = act(y)
-    return activated
+            return normed_conv(self.spatial, self.bn, x)
+        y: Tensor = self.bn(self.spatial(x))
+        return y

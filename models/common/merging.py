@@ -1,4 +1,4 @@
-"""Layers that run as one where that gives the same result with less work: convolution, norm, sum and activation.
+"""Layers that run as one where that gives the same result with less work: convolution and norm, gate and sum.
 
 They run one by one where the difference could be observed: where a hook is registered on one of them, while `torch.fx`
 traces them, and in compiled and exported programs, which merge layers on their own.
@@ -8,11 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.common.sync_batch_norm import SyncBatchNorm2d, is_single
-from models.compiled.norm import BatchNormState, fused_norm, norm_serves
 from models.padding import Padding, padded_map_mean
 
-__all__ = ["is_of_process", "is_traced", "map_mean", "may_merge", "normed", "normed_conv"]
+__all__ = ["is_traced", "map_mean", "may_merge", "normed_conv"]
 
 
 def map_mean(x: Tensor, padding: Padding | None = None) -> Tensor:
@@ -39,46 +37,16 @@ def may_merge(x: Tensor, *layers: nn.Module) -> bool:
     return not any(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks for layer in layers)
 
 
-def normed(bn: nn.Module, x: Tensor, *, act: nn.Module | None = None, other: Tensor | None = None) -> Tensor:
-    """Apply a norm, add another map, activate.
-
-    Shape: x (B, C, H, W), other (B, C, H, W) -> (B, C, H, W).
-
-    Args:
-        bn: Norm.
-        x: Map.
-        act: Activation; None for none.
-        other: Map to be added ahead of the activation; None for none.
-    """
-    last: nn.Module = nn.Identity() if act is None else act
-    joins = isinstance(last, nn.ReLU | nn.Identity) and may_merge(x, bn, last)
-    if joins and is_of_process(bn) and isinstance(bn, nn.BatchNorm2d) and norm_serves(bn, x, other):
-        return fused_norm(BatchNormState.of(bn), x, other=other, relu=isinstance(last, nn.ReLU))
-    y: Tensor = bn(x)
-    if other is not None:
-        y += other  # in place: nothing else holds the output of the norm
-    activated: Tensor = last(y)
-    return activated
-
-
-def normed_conv(
-    conv: nn.Module, bn: nn.Module, x: Tensor, *, act: nn.Module | None = None, other: Tensor | None = None
-) -> Tensor:
-    """Apply a convolution, its norm, a sum and an activation: (B, in_chs, H, W) -> (B, out_chs, H', W').
+def normed_conv(conv: nn.Module, bn: nn.Module, x: Tensor) -> Tensor:
+    """Apply a convolution and its norm: (B, in_chs, H, W) -> (B, out_chs, H', W').
 
     A norm with fixed statistics is a scale and a shift per channel. Put into weight and bias of the convolution, they
     cost what the weight holds rather than what the map holds. Where the weight holds more, and in training, whose
     norms need the map, both run.
-
-    Args:
-        conv: Convolution.
-        bn: Norm.
-        x: Map.
-        act: Activation; None for none.
-        other: Map of the shape of the output, to be added ahead of the activation; None for none.
     """
     if not _folds(conv, bn, x):
-        return normed(bn, conv(x), act=act, other=other)
+        y: Tensor = bn(conv(x))
+        return y
     assert isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d)
     assert bn.running_mean is not None and bn.running_var is not None
     factor = torch.rsqrt(bn.running_var + bn.eps) * bn.weight
@@ -86,16 +54,7 @@ def normed_conv(
     if conv.bias is not None:
         shift = torch.addcmul(shift, conv.bias, factor)
     weight = conv.weight * factor[:, None, None, None]
-    y = functional.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
-    if other is not None:
-        y += other
-    activated: Tensor = y if act is None else act(y)
-    return activated
-
-
-def is_of_process(bn: nn.Module) -> bool:
-    """Return whether this is a plain batch norm over the images of this process."""
-    return type(bn) is nn.BatchNorm2d or (type(bn) is SyncBatchNorm2d and is_single())
+    return functional.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
 def _folds(conv: nn.Module, bn: nn.Module, x: Tensor) -> bool:

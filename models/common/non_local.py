@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.common.bottleneck import Bottleneck
-from models.common.merging import normed_conv
 from models.common.options import ModelOptionError, OptionProblem
 from models.common.resnet import BlockSite
 from models.padding import Padding, WholeMapLayer
@@ -70,8 +69,8 @@ class NonLocal(WholeMapLayer):
             covered, k, v = self._pooled_within(padding, k, v)
         queries, keys, values = (y.flatten(2).transpose(1, 2)[:, None] for y in (q, k, v))
         read = functional.scaled_dot_product_attention(queries, keys, values, covered, scale=self.scale)
-        attended = read[:, 0].transpose(1, 2).reshape(q.shape)
-        return x + normed_conv(self.expand, self.bn, attended)  # in the order of x, which the next layer reads
+        y: Tensor = self.bn(self.expand(read[:, 0].transpose(1, 2).reshape(q.shape)))
+        return x + y
 
     def _pooled_within(self, padding: Padding, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pool keys and values of the covered part; return the mask of the cells (B, 1, 1, cells), keys, values."""

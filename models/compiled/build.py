@@ -29,7 +29,7 @@ __all__ = ["SWITCH", "VECTORS", "Kernel", "compiled_library", "kernels_enabled"]
 
 SWITCH = "SPATIALSWEEP_KERNELS"  # 0 turns all kernels off
 VECTORS = Path(__file__).parent / "vectors.h"
-"""Header that the kernels share."""
+"""Header of kernels: vectors, threads, errors."""
 
 _FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread")
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH

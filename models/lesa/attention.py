@@ -96,7 +96,7 @@ class Fusion(nn.Module):
         x = torch.cat([unary, binary], dim=1).relu_()
         layers = list(self.layers)
         for conv, bn, act in zip(layers[::3], layers[1::3], layers[2::3], strict=True):
-            x = normed_conv(conv, bn, x, act=act)
+            x = act(normed_conv(conv, bn, x))
         return normed_conv(self.conv, self.bn, x).sigmoid_()
 
 

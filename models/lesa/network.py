@@ -14,7 +14,7 @@ from typing import Any, Unpack
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
-from models.common.bottleneck import EXPANSION, ConvNorm, joined
+from models.common.bottleneck import EXPANSION, ConvNorm
 from models.common.number_lists import per_part
 from models.common.options import ModelOptionError, OptionProblem
 from models.common.resnet import BlockSite, SpatialResNet, SurfaceOptions
@@ -52,7 +52,10 @@ class LesaBottleneck(nn.Module):
         """Add the branch to the shortcut."""
         shortcut = self.shortcut(x)
         x = self.act(self.spatial(self.reduce(x)))
-        return joined(self.expand, (self.drop_path,), x, shortcut, self.act_out)
+        x = self.drop_path(self.expand(x))
+        x += shortcut
+        y: Tensor = self.act_out(x)
+        return y
 
 
 def map_sizes(img_size: tuple[int, int], *, stem_reduction: int, strides: Sequence[int]) -> list[tuple[int, int]]:

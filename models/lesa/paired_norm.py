@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.common.merging import is_of_process
+from models.common.sync_batch_norm import SyncBatchNorm2d, is_single
 from models.compiled.eager import is_eager
-from models.compiled.norm import BatchNormState, fused_norm, norm_serves
 
 __all__ = ["normed_pairs"]
 
@@ -26,34 +25,35 @@ def normed_pairs(norm: nn.BatchNorm2d, even: Tensor, odd: Tensor) -> Tensor:
         odd: Channels 1, 3, 5, ...
     """
     hooked = norm._forward_hooks or norm._forward_pre_hooks or norm._backward_hooks
-    if hooked or not is_of_process(norm) or not norm.affine or norm.running_mean is None or not is_eager(even, odd):
+    if hooked or not _is_of_process(norm) or not norm.affine or norm.running_mean is None or not is_eager(even, odd):
         stacked: Tensor = norm(torch.stack([even, odd], dim=2).flatten(1, 2))
         summed: Tensor = stacked.unflatten(1, (-1, 2)).sum(2)
         return summed
-    state = BatchNormState.of(norm)
-    return _apply(norm, _half(state, 1), odd, _apply(norm, _half(state, 0), even, None))
+    momentum = _count_batch(norm)
+    return _half(norm, even, 0, momentum) + _half(norm, odd, 1, momentum)
 
 
-def _half(state: BatchNormState, start: int) -> BatchNormState:
-    """Return every other number of a norm, from one on."""
-    assert state.running_mean is not None and state.running_var is not None
-    running = state.running_mean[start::2], state.running_var[start::2]
-    return BatchNormState(state.weight[start::2], state.bias[start::2], *running, state.momentum, state.eps)
+def _is_of_process(norm: nn.Module) -> bool:
+    """Return whether this is a plain batch norm over the images of this process."""
+    return type(norm) is nn.BatchNorm2d or (type(norm) is SyncBatchNorm2d and is_single())
 
 
-def _apply(norm: nn.BatchNorm2d, half: BatchNormState, x: Tensor, other: Tensor | None) -> Tensor:
-    """Norm one half, and add another map; in training update the running statistics of its channels."""
-    assert half.running_mean is not None and half.running_var is not None
+def _count_batch(norm: nn.BatchNorm2d) -> float:
+    """Count the batch in training mode; return its share in the new running statistics."""
+    if norm.training and norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+        return 1.0 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+    return norm.momentum or 0.0
+
+
+def _half(norm: nn.BatchNorm2d, x: Tensor, start: int, momentum: float) -> Tensor:
+    """Norm every other channel, from one on; in training update the running statistics of its channels."""
+    assert norm.running_mean is not None and norm.running_var is not None
     # contiguous: the norms of torch read the numbers of other channels through a stride
-    mean, variance = half.running_mean.contiguous(), half.running_var.contiguous()
-    dense = BatchNormState(half.weight.contiguous(), half.bias.contiguous(), mean, variance, half.momentum, half.eps)
-    if norm_serves(norm, x, other):
-        y = fused_norm(dense, x, other=other)
-    else:
-        numbers = (dense.weight, dense.bias, norm.training, dense.momentum, dense.eps)
-        y = functional.batch_norm(x, mean, variance, *numbers)
-        y = y if other is None else y + other
+    mean, variance = norm.running_mean[start::2].contiguous(), norm.running_var[start::2].contiguous()
+    weight, bias = norm.weight[start::2].contiguous(), norm.bias[start::2].contiguous()
+    y = functional.batch_norm(x, mean, variance, weight, bias, norm.training, momentum, norm.eps)
     if norm.training:
-        half.running_mean.copy_(mean)
-        half.running_var.copy_(variance)
+        norm.running_mean[start::2].copy_(mean)
+        norm.running_var[start::2].copy_(variance)
     return y

@@ -15,7 +15,7 @@ import torch
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
-from models.common.bottleneck import EXPANSION, Bottleneck, ConvNorm, joined
+from models.common.bottleneck import EXPANSION, Bottleneck, ConvNorm
 from models.common.merging import may_merge
 from models.common.resnet import BlockSite, SpatialResNet, SurfaceOptions, trunk
 from models.lsas.sub_attention import AttentionGate
@@ -53,7 +53,8 @@ class GatedBottleneck(Bottleneck):
     def forward(self, x: Tensor) -> Tensor:
         """Add the gated branch to the shortcut, in place of the branch."""
         shortcut = self.shortcut(x)
-        return gated_sum(self.expand, self.normed_spatial(self.reduce(x)), shortcut, self)
+        x = self.act(self.normed_spatial(self.reduce(x)))
+        return joined(self.expand(x), shortcut, self)
 
 
 class GatedBasicBlock(nn.Module):
@@ -85,22 +86,22 @@ class GatedBasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Add the gated branch to the shortcut, in place of the branch."""
         shortcut = self.shortcut(x)
-        return gated_sum(self.conv2, self.conv1(x), shortcut, self)
+        return joined(self.conv2(self.conv1(x)), shortcut, self)
 
 
-def gated_sum(last: ConvNorm, x: Tensor, shortcut: Tensor, block: GatedBasicBlock | GatedBottleneck) -> Tensor:
-    """Apply the last layer of a block, gate its output, drop it by chance, add the shortcut, activate.
+def joined(branch: Tensor, shortcut: Tensor, block: GatedBasicBlock | GatedBottleneck) -> Tensor:
+    """Gate the branch, drop it by chance, add the shortcut, activate.
 
     Where nothing is kept for gradients, the gate multiplies in place.
     """
     gate = block.gate
-    alone = block.training or torch.is_grad_enabled() or not may_merge(x, gate, block.last_norm)
-    if alone or not isinstance(gate, AttentionGate) or not isinstance(gate.spatial, nn.Identity):
-        return joined(last, (gate, block.drop_path), x, shortcut, block.act_out)
-    branch = last(x)
-    branch.mul_(gate.channel_gate(branch))
-    branch += shortcut
-    y: Tensor = block.act_out(branch)
+    alone = block.training or torch.is_grad_enabled() or not may_merge(branch, gate, block.last_norm)
+    if not alone and isinstance(gate, AttentionGate) and isinstance(gate.spatial, nn.Identity):
+        x = branch.mul_(gate.channel_gate(branch))
+    else:
+        x = block.drop_path(gate(branch))
+    x += shortcut
+    y: Tensor = block.act_out(x)
     return y
 
 

@@ -11,8 +11,6 @@ import dataclasses
 
 from torch import Tensor, nn
 
-from models.common.bottleneck import joined
-from models.common.merging import normed
 from models.common.non_local import NonLocalBottleneck, NonLocalPlan
 from models.common.options import ModelOptionError, OptionProblem
 from models.common.resnet import BlockSite
@@ -135,10 +133,12 @@ class BiasedBottleneck(NonLocalBottleneck):
         if isinstance(self.spatial, SpatialBiasConv):
             inner, late = self.spatial(inner, x)
             padding = self.spatial.bias.padding_of_batch
-            inner = normed(self.bn, inner, act=self.act)
+            inner = self.act(self.bn(inner))
         else:
-            inner = self.normed_spatial(inner)
+            inner = self.act(self.normed_spatial(inner))
         if late is not None:
             inner = append_bias(inner, late, padding)
-        y: Tensor = self.non_local(joined(self.expand, (self.gate, self.drop_path), inner, shortcut, self.act_out))
+        branch = self.drop_path(self.gate(self.expand(inner)))
+        branch += shortcut  # in place: nothing else holds the output of the branch
+        y: Tensor = self.non_local(self.act_out(branch))
         return y
