@@ -4,8 +4,8 @@
     python benchmarks/regression/check.py [--update] [--only hub records] [--recorded PATH]
 
 Runs each benchmark of `measurements.py` in turn. Exits with 1 where a ratio got worse beyond its spread, was not
-measured again, or a benchmark failed; with 2 where the file of recorded ratios cannot be used, or nothing be measured. `--update` records what
-was measured instead.
+measured again, or a benchmark failed; with 2 where the file of recorded ratios cannot be used, or nothing can be
+measured. `--update` records what was measured instead.
 """
 
 from __future__ import annotations
