@@ -4,8 +4,8 @@
     python benchmarks/regression/check.py [--update] [--only hub records] [--recorded PATH]
 
 Runs each benchmark of `measurements.py` in turn. Exits with 1 where a ratio got worse beyond its spread, was not
-measured again, or a benchmark failed; with 2 where the file of recorded ratios cannot be used. `--update` records what
-was measured instead.
+measured again, or a benchmark failed; with 2 where the file of recorded ratios cannot be used, or nothing can be
+measured. `--update` records what was measured instead.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def main() -> int:
     except RecordError as error:
         print(error, file=sys.stderr)
         return UNUSABLE
-    chosen = possible(chosen)
+    if not (chosen := possible(chosen)):
+        print("nothing is left to measure on this machine", file=sys.stderr)
+        return UNUSABLE
     found, failures = run(chosen)
     if given.update:
         kept = {name: block for name, block in recorded.items() if name in MEASUREMENTS}

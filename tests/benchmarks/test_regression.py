@@ -200,6 +200,22 @@ def test_ratios_are_recorded_and_watched(
     assert "unknown measurement 'maed'. Did you mean 'made'?" in capsys.readouterr().err
 
 
+def test_a_check_that_measures_nothing_fails(
+    measurements: ModuleType,
+    check: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "ratios.json"
+    path.write_text("{}")
+    needy = measurements.Measurement(script="none.py", read=lambda *_: iter(()), needs=lambda: "needs root")
+    monkeypatch.setattr(check, "MEASUREMENTS", {"made": needy})
+    monkeypatch.setattr(sys, "argv", ["check.py", "--recorded", str(path), "--only", "made"])
+    assert check.main() == 2
+    assert capsys.readouterr().err == "left out: made needs root\nnothing is left to measure on this machine\n"
+
+
 def test_the_commands_of_the_measurements_exist(measurements: ModuleType) -> None:
     for measurement in measurements.MEASUREMENTS.values():
         source = (ROOT / measurement.script).read_text()
