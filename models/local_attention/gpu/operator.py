@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from models.compiled.build import kernels_enabled
 from models.local_attention.gpu.layouts import like_queries
@@ -195,8 +196,9 @@ def _works() -> bool:
     try:
         from models.local_attention.gpu import launch
 
-        x = torch.zeros(1, 2, 1, 1, device="cuda", dtype=torch.bfloat16)
-        launch.attend(x, x, x, x.new_zeros(1, 2), None, heads=1, before=False, follows=False)
+        with _disable_current_modes():  # such as one for tensors without memory, in which no kernel works
+            x = torch.zeros(1, 2, 1, 1, device="cuda", dtype=torch.bfloat16)
+            launch.attend(x, x, x, x.new_zeros(1, 2), None, heads=1, before=False, follows=False)
     except Exception as error:  # whatever Triton, a compiler or a driver raises: it costs speed, never the training
         _log.warning("local attention runs without its kernels for GPUs, more slowly: %s", error)
         return False
