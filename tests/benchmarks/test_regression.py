@@ -179,6 +179,19 @@ def test_ratios_are_recorded_and_watched(
     assert "unknown measurement 'maed'. Did you mean 'made'?" in capsys.readouterr().err
 
 
+def test_the_spread_that_a_script_prints_is_kept(measurements: ModuleType) -> None:
+    row = {"case": "a", "mode": "training", "speedup": {"median": 1.5, "low": 1.25, "high": 2.0}}
+    epochs = {"ratio": 1.0, "ratio_min": 0.5, "ratio_max": 1.25, "ratio_lowest": 0.5, "ratio_highest": 1.25}
+    for name, output, expected in (
+        ("model_speed", {"rows": [row]}, (1.5, 1.25, 2.0)),
+        ("ddp", epochs, (1.0, 0.5, 1.25)),
+        ("input_pipeline", epochs, (1.0, 0.5, 1.25)),
+    ):
+        ((_, better, values),) = measurements.MEASUREMENTS[name].read(output, 1.0)
+        found = measurements.Ratio.of(values, better)
+        assert (found.median, found.low, found.high) == expected
+
+
 def test_the_commands_of_the_measurements_exist(measurements: ModuleType) -> None:
     for measurement in measurements.MEASUREMENTS.values():
         source = (ROOT / measurement.script).read_text()

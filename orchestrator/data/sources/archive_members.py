@@ -15,6 +15,7 @@ from orchestrator.errors import DataError
 
 __all__ = ["Member", "SoundHeaders", "member_parts"]
 
+_ENDS = ("EOFHeaderError", "EmptyHeaderError")  # of an archive, as `tarfile` tells itself; undocumented
 _LOCKED = 0x1
 _METHODS = {
     zipfile.ZIP_STORED: "",
@@ -52,7 +53,9 @@ class SoundHeaders(tarfile.TarInfo):
         """
         try:
             return super().fromtarfile(tar)
-        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:
+        except tarfile.HeaderError as error:
+            if type(error).__name__ in _ENDS:
+                raise
             raise tarfile.ReadError(f"damaged header: {error}") from None
 
 
