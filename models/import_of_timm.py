@@ -26,14 +26,15 @@ def import_timm() -> None:
     if _COMPILER in sys.modules or not hasattr(torch, "_disable_dynamo"):
         _import()
         return
-    utilities, compiler, disable = _Utilities(_UTILITIES), _Compiler(_COMPILER), torch.compiler.disable
+    marks: Any = torch.compiler
+    utilities, compiler, disable = _Utilities(_UTILITIES), _Compiler(_COMPILER), marks.disable
     sys.modules[_UTILITIES] = utilities
     torch._dynamo = compiler
-    torch.compiler.disable = _disable_later
+    marks.disable = _disable_later
     try:
         _import()
     finally:
-        torch.compiler.disable = disable
+        marks.disable = disable
         utilities.leave()
         compiler.leave()
 
@@ -124,4 +125,5 @@ def _is_compile_supported(device_type: Any) -> Any:
 
 def _disable_later(function: Callable[..., Any] | None = None, recursive: bool = True, **_: Any) -> Any:
     """See `torch.compiler.disable`; the compiler is imported when the function is called."""
-    return torch._disable_dynamo(function, recursive)
+    mark: Any = vars(torch)["_disable_dynamo"]  # which torch itself uses, for the same reason
+    return mark(function, recursive)

@@ -107,6 +107,7 @@ def _output(measurement: Measurement, folder: Path) -> Mapping[str, Any]:
     result = folder / "result.json"
     command = [sys.executable, str(ROOT / measurement.script), *measurement.arguments]
     command += ["--json", str(result)] if measurement.writes else []
+    result.unlink(missing_ok=True)
     environment = {**os.environ, **measurement.environment, "PYTHONPATH": str(ROOT)}
     try:
         done = subprocess.run(
@@ -117,7 +118,9 @@ def _output(measurement: Measurement, folder: Path) -> Mapping[str, Any]:
     if done.returncode:
         last = "\n".join(done.stderr.splitlines()[-5:])
         raise MeasurementError(f"{measurement.command}: ended with {done.returncode}:\n{last}")
-    text = result.read_text(encoding="utf-8") if measurement.writes else done.stdout
+    text = done.stdout
+    if measurement.writes:
+        text = result.read_text(encoding="utf-8") if result.exists() else ""
     lines = text.splitlines()
     began = next((number for number, line in enumerate(lines) if line.startswith("{")), len(lines))
     try:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import orchestrator
+from orchestrator import config
 from orchestrator.records.provenance import facts, package_version
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +46,8 @@ def test_the_training_loop_needs_neither_ray_nor_mlflow() -> None:
 
 
 def test_the_command_answers_help_and_version_without_the_heavy_packages() -> None:
-    assert loaded_by("import orchestrator.cli.main", "torch", "ray", "mlflow", "optuna") == []
+    heavy = ("torch", "ray", "mlflow", "optuna", "numpy", "pydantic", "yaml")
+    assert loaded_by("import orchestrator.cli.main", *heavy) == []
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,7 @@ def test_the_command_answers_help_and_version_without_the_heavy_packages() -> No
         pytest.param(["models", "--json"], ("models", "torch", "timm", "ray", "mlflow"), id="models"),
         pytest.param(
             ["run", "sweeps/digits.yaml", "--dry-run", "--json"],
-            ("ray", "mlflow", "alembic", "sqlalchemy.orm", "sklearn", "scipy", "pandas"),
+            ("torch._dynamo", "ray", "mlflow", "alembic", "sqlalchemy.orm", "sklearn", "scipy", "pandas"),
             id="dry run",
         ),
     ],
@@ -85,6 +87,14 @@ def test_every_public_name_exists() -> None:
         assert getattr(orchestrator, name).__name__ == name
     with pytest.raises(AttributeError, match="module 'orchestrator' has no attribute 'run_swep'"):
         orchestrator.run_swep  # noqa: B018
+
+
+def test_every_name_of_the_configuration_exists() -> None:
+    assert sorted(config.__all__) == sorted(config._HOMES)
+    for name in config.__all__:
+        assert getattr(config, name).__name__ == name
+    with pytest.raises(AttributeError, match="has no attribute 'load_swep'"):
+        config.load_swep  # noqa: B018
 
 
 def test_facts_name_the_versions_that_are_installed() -> None:

@@ -15,7 +15,6 @@ from orchestrator.errors import DataError
 
 __all__ = ["Member", "SoundHeaders", "member_parts"]
 
-_ENDS = ("EOFHeaderError", "EmptyHeaderError")  # of an archive, as `tarfile` tells itself; undocumented
 _LOCKED = 0x1
 _METHODS = {
     zipfile.ZIP_STORED: "",
@@ -53,9 +52,7 @@ class SoundHeaders(tarfile.TarInfo):
         """
         try:
             return super().fromtarfile(tar)
-        except tarfile.HeaderError as error:
-            if type(error).__name__ in _ENDS:
-                raise
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
             raise tarfile.ReadError(f"damaged header: {error}") from None
 
 

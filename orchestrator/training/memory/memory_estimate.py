@@ -188,8 +188,8 @@ def _held(tensors: Mapping[int, Tensor]) -> int:
 def _optimizer_bytes(network: nn.Module, training: TrainingConfig, parameters: int) -> int:
     """Return the bytes of the optimiser's state after a first step."""
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    if training.optimizer in _MOMENTUM:
-        return sum(map(_bytes, trained)) if training.momentum else 0
+    if training.optimizer in _MOMENTUM and training.momentum:
+        return sum(map(_bytes, trained))
     if training.optimizer in _MOMENTS:
         moments, step_bytes = _MOMENTS[training.optimizer]
         return moments * sum(map(_bytes, trained)) + step_bytes * len(trained)
