@@ -158,13 +158,6 @@ def test_the_file_of_an_earlier_benchmark_is_not_read_again(measurements: Module
         measurements.measure(measurement, tmp_path)
 
 
-def test_quartiles_of_speedups_stay_as_they_are(measurements: ModuleType, ratios: ModuleType) -> None:
-    row = {"case": "a", "mode": "training", "speedup": {"low": 1.0, "median": 2.0, "high": 4.0}}
-    ((name, better, values),) = measurements._speedups({"rows": [row]}, 1.0)
-    found = ratios.Ratio.of(values, better)
-    assert (name, found.low, found.median, found.high) == ("a, training", 1.0, 2.0, 4.0)
-
-
 def run(measurements: ModuleType, check: ModuleType, value: float, *arguments: str, path: Path) -> int:
     """Run the check with one benchmark that prints a value."""
     script = path.with_name("script.py")
@@ -214,6 +207,19 @@ def test_a_check_that_measures_nothing_fails(
     monkeypatch.setattr(sys, "argv", ["check.py", "--recorded", str(path), "--only", "made"])
     assert check.main() == 2
     assert capsys.readouterr().err == "left out: made needs root\nnothing is left to measure on this machine\n"
+
+
+def test_the_spread_that_a_script_prints_is_kept(measurements: ModuleType) -> None:
+    row = {"case": "a", "mode": "training", "speedup": {"median": 1.5, "low": 1.25, "high": 2.0}}
+    epochs = {"ratio": 1.0, "ratio_min": 0.5, "ratio_max": 1.25, "ratio_lowest": 0.5, "ratio_highest": 1.25}
+    for name, output, expected in (
+        ("model_speed", {"rows": [row]}, (1.5, 1.25, 2.0)),
+        ("ddp", epochs, (1.0, 0.5, 1.25)),
+        ("input_pipeline", epochs, (1.0, 0.5, 1.25)),
+    ):
+        ((_, better, values),) = measurements.MEASUREMENTS[name].read(output, 1.0)
+        found = measurements.Ratio.of(values, better)
+        assert (found.median, found.low, found.high) == expected
 
 
 def test_the_commands_of_the_measurements_exist(measurements: ModuleType) -> None:
