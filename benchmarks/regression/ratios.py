@@ -170,11 +170,12 @@ def read_recorded(path: Path) -> dict[str, Block]:
     Raises:
         RecordError: The file is missing, is no JSON, or has a wrong value; the first one is named.
     """
-    remedy = "Record again with: make bench-check UPDATE=1"
+    record = "Record again with: make bench-check UPDATE=1"
+    remedy = f"Remove it. {record}"
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RecordError(f"{path}: no ratios are recorded. {remedy}") from None
+        raise RecordError(f"{path}: no ratios are recorded. {record}") from None
     except (OSError, ValueError) as error:
         raise RecordError(f"{path}: cannot be read: {error}. {remedy}") from None
     if not isinstance(content, dict):

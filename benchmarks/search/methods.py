@@ -39,7 +39,6 @@ class Method:
         same_on_final_scores: Method that it is the same as where there are no curves; empty for none.
         needs_known: True where it uses the papers' values, which few tasks have.
         packages: Modules that must be importable.
-        seeds: Largest number of seeds; fewer for methods that take long to decide.
     """
 
     create: Create
@@ -47,7 +46,6 @@ class Method:
     same_on_final_scores: str = ""
     needs_known: bool = False
     packages: tuple[str, ...] = ()
-    seeds: int = 30
 
 
 AUTO = "auto"
@@ -130,29 +128,26 @@ _OLDER_SYNE = ("syne_tune.optimizer.schedulers.searchers.bayesopt",)
 METHODS: Mapping[str, Method] = {
     "random": Method(_sampled("random"), is_ours=True),
     "TPE": Method(_sampled("tpe"), is_ours=True),
-    "GP": Method(_sampled("gp"), is_ours=True, seeds=10),
+    "GP": Method(_sampled("gp"), is_ours=True),
     "Ray ASHA, random": Method(_stopping("random"), same_on_final_scores="random", is_ours=True),
     "Ray ASHA, TPE": Method(_stopping("tpe"), same_on_final_scores="TPE", is_ours=True),
     "Ray BOHB-like": Method(_stopping("tpe", hyperband=True), same_on_final_scores="TPE", is_ours=True),
     **{
-        f"{rule}, {_SHOWN[name]}": Method(
-            _allocated(name, rule), is_ours=True, same_on_final_scores=_SHOWN[name], seeds=10 if name == "gp" else 30
-        )
+        f"{rule}, {_SHOWN[name]}": Method(_allocated(name, rule), is_ours=True, same_on_final_scores=_SHOWN[name])
         for rule in ("asha", "pasha", "freeze_thaw")
         for name in ("random", "tpe", "gp")
     },
     "Optuna TPE + Hyperband": Method(_optuna, packages=("optuna",)),
     "Syne Tune ASHA": Method(_syne_tune("random_search"), packages=_SYNE),
-    "Syne Tune BOHB": Method(_syne_tune("kde"), packages=_SYNE, seeds=10),
-    "Syne Tune CQR": Method(_syne_tune("cqr"), packages=_SYNE, seeds=10),
-    "Syne Tune MOBSTER": Method(_syne_tune("MOBSTER", "older_syne_tune"), packages=_OLDER_SYNE, seeds=5),
+    "Syne Tune BOHB": Method(_syne_tune("kde"), packages=_SYNE),
+    "Syne Tune CQR": Method(_syne_tune("cqr"), packages=_SYNE),
+    "Syne Tune MOBSTER": Method(_syne_tune("MOBSTER", "older_syne_tune"), packages=_OLDER_SYNE),
     "Syne Tune Hyper-Tune": Method(
         _syne_tune("HyperTune", "older_syne_tune"),
         same_on_final_scores="Syne Tune MOBSTER",
         packages=_OLDER_SYNE,
-        seeds=5,
     ),
-    "SMAC3": Method(_smac, packages=("smac",), seeds=10),
+    "SMAC3": Method(_smac, packages=("smac",)),
     **{
         f"{rule}, TPE and a third random": Method(
             _allocated("tpe", rule, random_share=1 / 3), is_ours=True, same_on_final_scores="TPE and a third random"

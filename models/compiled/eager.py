@@ -10,17 +10,20 @@ __all__ = ["are_plain", "gradients_of", "is_eager"]
 
 
 def is_eager(*tensors: Tensor) -> bool:
-    """Return whether operations on these tensors are carried out at once: not traced, transformed or intercepted."""
+    """Return whether operations on these tensors are carried out at once: not traced, not transformed."""
     if torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None:
         return False
-    if _get_current_dispatch_mode() is not None or torch._C._functorch.peek_interpreter_stack() is not None:
+    if torch._C._functorch.peek_interpreter_stack() is not None:
         return False
     return all(type(x) in {Tensor, torch.nn.Parameter} and x.device.type != "meta" for x in tensors)
 
 
 def are_plain(*tensors: Tensor) -> bool:
-    """Return whether a compiled kernel may read these by their addresses: eager, on a CPU, strided, with elements."""
-    if not is_eager(*tensors):
+    """Return whether a compiled kernel may read these by their addresses: eager, on a CPU, strided, with elements.
+
+    Where operations are intercepted, as by a counter, it may not: they would see nothing of the kernel.
+    """
+    if not is_eager(*tensors) or _get_current_dispatch_mode() is not None:
         return False
     return all(x.device.type == "cpu" and x.layout == torch.strided and x.numel() > 0 for x in tensors)
 

@@ -8,7 +8,7 @@ Shape legend: M images times heads, N positions of the map, d channels of a quer
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,8 @@ from models.compiled.eager import gradients_of
 
 __all__ = ["AttentionTerms", "attend", "overlap_sum", "windows"]
 
-LARGEST_WEIGHTS = 1 << 23  # elements of the weights that are computed at once
+KEPT_WEIGHTS = 1 << 26  # elements of the weights of a layer that are kept for the backward pass
+LARGEST_WEIGHTS = 1 << 23  # elements that are computed at once where they are more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +58,16 @@ class AttentionTerms:
         """Return the operands in the order of the fields."""
         return [getattr(self, field.name) for field in dataclasses.fields(self)]
 
-    def chunks(self, largest: int) -> Iterator[tuple[int, int]]:
-        """Return first and last query, exclusive, of each chunk; its weights have `largest` elements at most."""
-        count = self.q.shape[1]
-        size = max(1, min(count, largest // (self.q.shape[0] * count)))
-        return ((first, min(first + size, count)) for first in range(0, count, size))
+    def chunks(self, kept: int, largest: int) -> list[tuple[int, int]]:
+        """Return first and last query, exclusive, of each chunk; a single one where there are few weights.
+
+        Args:
+            kept: Most elements of all weights in one chunk.
+            largest: Most elements of the weights of a chunk where there are several; one query is the least.
+        """
+        maps, count = self.q.shape[:2]
+        size = count if maps * count * count <= kept else max(1, min(count, largest // (maps * count)))
+        return [(first, min(first + size, count)) for first in range(0, count, size)]
 
     def weights(self, first: int, last: int) -> Tensor:
         """Compute the attention of the queries from `first` on, up to `last`: (M, last - first, N)."""
@@ -100,15 +106,16 @@ class AttentionTerms:
         return values
 
 
-def attend(terms: AttentionTerms, largest_weights: int | None = None) -> list[Tensor]:
+def attend(terms: AttentionTerms, *, kept: int | None = None, largest: int | None = None) -> list[Tensor]:
     """Attend to the whole map: values (M, N, channels) and, on the flattened map, the share of the positions in them.
 
     Args:
         terms: Operands.
-        largest_weights: Elements of the weights that are computed at once; `LARGEST_WEIGHTS` when left out.
+        kept: Elements of the weights that are kept for the backward pass; `KEPT_WEIGHTS` when left out.
+        largest: Elements that are computed at once where they are more; `LARGEST_WEIGHTS` when left out.
     """
-    largest = LARGEST_WEIGHTS if largest_weights is None else largest_weights
-    values, at = _Attend.apply(largest, *terms.tensors())
+    chunks = terms.chunks(KEPT_WEIGHTS if kept is None else kept, LARGEST_WEIGHTS if largest is None else largest)
+    values, at = _Attend.apply(chunks, *terms.tensors())
     return [values] if at is None else [values, at]
 
 
@@ -147,9 +154,8 @@ class _Attend(torch.autograd.Function):
     """Forward and backward pass over chunks of queries."""
 
     @staticmethod
-    def forward(ctx: Any, largest: int, *tensors: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def forward(ctx: Any, chunks: list[tuple[int, int]], *tensors: Tensor | None) -> tuple[Tensor, Tensor | None]:
         terms = _terms_of(tensors)
-        chunks = list(terms.chunks(largest))
         parts, parts_at = [], []
         for first, last in chunks:
             weights = terms.weights(first, last)

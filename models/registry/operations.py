@@ -18,7 +18,7 @@ _ATEN = torch.ops.aten
 class MetaOperations(TorchDispatchMode):
     """Mode in which frequent operations on tensors without values only make results of the right shapes.
 
-    All others, and those on tensors with values, are torch's.
+    All others are torch's, those on tensors with values, and those that do not fit together, which are its errors.
     """
 
     def __init__(self) -> None:
@@ -67,48 +67,63 @@ def _broadcast(x: Tensor, other: object, *_: Any) -> Sequence[int] | None:
     return x.shape if other.shape == x.shape else torch.broadcast_shapes(x.shape, other.shape)
 
 
+def _divided(x: Tensor, other: object, *_: Any) -> Sequence[int] | None:
+    return _broadcast(x, other) if x.is_floating_point() else None
+
+
 def _remainder(x: Tensor, other: object) -> Sequence[int] | None:
     return x.shape if x.dtype in (torch.float32, torch.int64) and isinstance(other, int) else None
 
 
 def _joined(tensors: Sequence[Tensor], dim: int = 0) -> Sequence[int] | None:
     first = tensors[0]
-    if not all(tensor.ndim == first.ndim and tensor.dtype == first.dtype for tensor in tensors):
+    if not -first.ndim <= dim < first.ndim:
         return None
-    shape = list(first.shape)
-    shape[dim] = sum(tensor.shape[dim] for tensor in tensors)
-    return shape
+    dim %= first.ndim
+    before, after = first.shape[:dim], first.shape[dim + 1 :]
+    for tensor in tensors:
+        if tensor.dtype != first.dtype or (tensor.shape[:dim], tensor.shape[dim + 1 :]) != (before, after):
+            return None
+    return [*before, sum(tensor.shape[dim] for tensor in tensors), *after]
 
 
 def _stacked(tensors: Sequence[Tensor], dim: int = 0) -> Sequence[int] | None:
-    shape = list(tensors[0].shape)
-    if any(tensor.dtype != tensors[0].dtype for tensor in tensors):
+    first = tensors[0]
+    if any(tensor.dtype != first.dtype or tensor.shape != first.shape for tensor in tensors):
         return None
-    shape.insert(dim % (len(shape) + 1), len(tensors))
+    if not -first.ndim - 1 <= dim <= first.ndim:
+        return None
+    shape = list(first.shape)
+    shape.insert(dim % (first.ndim + 1), len(tensors))
     return shape
 
 
 def _mean(x: Tensor, dims: Sequence[int] | None, keepdim: bool = False) -> list[int] | None:
-    if not dims:
+    if not dims or not x.is_floating_point() or not all(-x.ndim <= dim < x.ndim for dim in dims):
         return None
     reduced = {dim % x.ndim for dim in dims}
     return [1 if dim in reduced else side for dim, side in enumerate(x.shape) if keepdim or dim not in reduced]
 
 
-def _normed(x: Tensor, *_: Any) -> tuple[Sequence[int], ...] | None:
-    return (x.shape, [x.shape[1]], [x.shape[1]]) if x.dtype is torch.float32 else None
+def _normed(x: Tensor, *given: Any) -> tuple[Sequence[int], ...] | None:
+    of_channels = x.shape[1:2]
+    if x.dtype is not torch.float32 or any(one is not None and one.shape != of_channels for one in given[:4]):
+        return None
+    return x.shape, of_channels, of_channels
 
 
-def _resized(x: Tensor, size: Sequence[int], *_: Any) -> list[int]:
-    return [*x.shape[:2], *size]
+def _resized(x: Tensor, size: Sequence[int], *_: Any) -> list[int] | None:
+    return [*x.shape[:2], *size] if x.ndim == 4 else None
 
 
-def _sampled(x: Tensor, grid: Tensor, *_: Any) -> list[int]:
-    return [*x.shape[:2], *grid.shape[1:3]]
+def _sampled(x: Tensor, grid: Tensor, *_: Any) -> list[int] | None:
+    fits = x.ndim == grid.ndim == 4 and x.shape[0] == grid.shape[0] and grid.shape[3] == 2 and x.dtype == grid.dtype
+    return [*x.shape[:2], *grid.shape[1:3]] if fits else None
 
 
-def _linear(_bias: Tensor, x: Tensor, weight: Tensor) -> list[int]:
-    return [x.shape[0], weight.shape[1]]
+def _linear(bias: Tensor, x: Tensor, weight: Tensor) -> list[int] | None:
+    fits = x.ndim == weight.ndim == 2 and x.shape[1:] == weight.shape[:1] and bias.shape == weight.shape[1:]
+    return [x.shape[0], weight.shape[1]] if fits and bias.dtype == x.dtype == weight.dtype else None
 
 
 _SHAPES: Mapping[Any, Callable[..., Sequence[Any] | None]] = {
@@ -117,7 +132,7 @@ _SHAPES: Mapping[Any, Callable[..., Sequence[Any] | None]] = {
     _ATEN.addmm.default: _linear,
     _ATEN.cat.default: _joined,
     _ATEN.clamp_min.default: _floating,
-    _ATEN.div.Tensor: _broadcast,
+    _ATEN.div.Tensor: _divided,
     _ATEN.grid_sampler_2d.default: _sampled,
     _ATEN.mean.dim: _mean,
     _ATEN.mul.Scalar: _floating,

@@ -34,7 +34,11 @@ class _WithoutFilling(TorchFunctionMode):
             given = (*args, *(kwargs or {}).values())
             first = given[0]
             # another tensor might not have a shape that goes with it, which is an error
-            if first.is_meta and all(other is first or not isinstance(other, Tensor) for other in given):
+            if (
+                isinstance(first, Tensor)
+                and first.is_meta
+                and all(other is first or not isinstance(other, Tensor) for other in given)
+            ):
                 if func in _FILLS:
                     return first
                 if first.is_floating_point():  # an integer one may become a floating-point one

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from models.adaptive_span.attention import LocalAttention
 from models.common.bottleneck import Bottleneck
+from models.common.merging import normed
 from models.common.resnet import BlockSite, SpatialResNet, SurfaceOptions
 from models.stand_alone.attention_stem import AttentionStem
 
@@ -45,9 +46,8 @@ class AttentionBottleneck(Bottleneck):
         self.shrink = nn.AvgPool2d(stride, ceil_mode=True) if stride > 1 else nn.Identity()
 
     def normed_spatial(self, x: Tensor) -> Tensor:
-        """Attend, pool and normalise."""
-        y: Tensor = self.bn(self.shrink(self.spatial(x)))
-        return y
+        """Attend, pool, normalise and activate."""
+        return normed(self.bn, self.shrink(self.spatial(x)), act=self.act)
 
 
 class StandAloneResNet(SpatialResNet):

@@ -165,7 +165,7 @@ class EncodedImage:
         if stored.shape != self._stored:
             raise ImageError(f"has {stored.shape[1]} x {stored.shape[0]} px, and its header announces another size")
         turn = _UPRIGHT_PIXELS.get(self._orientation)
-        return stored if turn is None else np.ascontiguousarray(turn(stored))
+        return stored if turn is None else turn(stored).copy()  # a single row stays a view of itself otherwise
 
 
 @contextmanager

@@ -1,4 +1,7 @@
-"""Modules that the processes of a lane import, by name: this module itself imports nothing."""
+"""Modules that the processes of a lane import, by name: this module itself imports nothing.
+
+Optimisers and DDP import torch's compiler when they are created.
+"""
 
 LANE_MODULES = (
     "orchestrator.lanes.hub.hub",
@@ -12,4 +15,6 @@ LANE_MODULES = (
     "ray.data._internal.cluster_autoscaler",
     "ray.train.torch.config",
     "ray.tune",
+    "torch._dynamo",
+    "torch.nn.parallel.distributed",
 )

@@ -34,18 +34,19 @@ def shard(network: nn.Module, workers: Workers) -> list[nn.Parameter]:
 
     Returns:
         Parameters that stay whole on every rank, whose gradients are not exchanged: those of modules with a penalty,
-        projection or diagnostics of their own, which read them outside of the forward pass.
+        projection or diagnostics of their own, which read them outside of the forward pass, and single numbers.
     """
     mesh = init_device_mesh(workers.device.type, (workers.world_size,))
-    kept = [
-        parameter
-        for module in network.modules()
-        if models.has_training_hooks(module)
-        for parameter in module.parameters(recurse=False)
-    ]
+    kept = [parameter for module in network.modules() for parameter in _undivided(module)]
     for module in [*_blocks(network), network]:
         fully_shard(module, mesh=mesh, ignored_params=set(kept))
     return kept
+
+
+def _undivided(module: nn.Module) -> Iterator[nn.Parameter]:
+    """Yield the parameters of a module, without those of its children, that are not divided."""
+    hooked = models.has_training_hooks(module)
+    return (parameter for parameter in module.parameters(recurse=False) if hooked or not parameter.dim())
 
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:
@@ -87,9 +88,12 @@ def gradients_kept(network: FSDPModule) -> Iterator[None]:
 
 
 def whole(state: Any) -> Any:
-    """Return a state dict whose divided tensors are whole; every rank must call."""
+    """Return a state dict whose divided tensors are whole; every rank must call.
+
+    They are gathered one at a time and kept in the memory of the CPU: that of a GPU may not hold all of them.
+    """
     if isinstance(state, DTensor):
-        return state.full_tensor()
+        return state.full_tensor().cpu()
     if isinstance(state, Mapping):
         return {key: whole(value) for key, value in state.items()}
     return state

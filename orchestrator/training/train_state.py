@@ -13,7 +13,8 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 import models
-from orchestrator.config.sections.training import TrainingConfig
+from orchestrator.config.sections.training import WHOLE_OR_DIVIDED, TrainingConfig
+from orchestrator.errors import TrialFailedError
 from orchestrator.training.evaluation_settings import autocast
 from orchestrator.training.memory.out_of_memory import Accumulation
 from orchestrator.training.optimizer.clipping import clip_gradients_, clips
@@ -50,7 +51,8 @@ class TrainState:
         lr_schedule: Learning rate schedule, advanced at every step.
 
     Raises:
-        TrialFailedError: The network does not support `training.gradient_checkpointing`.
+        TrialFailedError: The network does not support `training.gradient_checkpointing`, or its optimiser not its
+            parameters where they are divided.
     """
 
     def __init__(
@@ -75,6 +77,11 @@ class TrainState:
         self._kept_whole: list[nn.Parameter] | None = None  # of a network that is divided among the ranks
         if training.parallel == "fsdp" and workers.world_size > 1:
             self._kept_whole, self._wrapped = shard(network, workers), network
+            if self._kept_whole and training.optimizer in WHOLE_OR_DIVIDED:
+                raise TrialFailedError(
+                    f"training.parallel: got fsdp with optimizer: {training.optimizer}, which takes divided parameters "
+                    f"alone; {type(network).__name__} has others. Use another optimizer, or ddp"
+                )
         elif self._accumulation.retries:
             self._wrapped = network
         else:
@@ -103,6 +110,11 @@ class TrainState:
     def is_sharded(self) -> bool:
         """True for a network that is divided among the ranks, of which every rank must take the state."""
         return self._kept_whole is not None
+
+    @property
+    def reading_device(self) -> torch.device:
+        """Device to read whole tensors onto: of a sharded network that of a worker may not hold all of them."""
+        return torch.device("cpu") if self.is_sharded else self._workers.device
 
     def gathered(self) -> AbstractContextManager[None]:
         """Return a block in which the network is whole on every rank, to be evaluated; every rank must enter."""

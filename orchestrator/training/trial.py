@@ -267,7 +267,7 @@ class Trial:
         network = self.train_state.evaluated
         current = {key: value.clone() for key, value in network.state_dict().items()}
         self.workers.sum(torch.zeros(1, device=self.workers.device))  # best.pt is complete once all ranks are here
-        best = read_best(self.checkpoints.best, self.workers.device)
+        best = read_best(self.checkpoints.best, self.train_state.reading_device)
         load_weights(network, sharded_weights(best["state_dict"], network), self.checkpoints.best)
         result = self._evaluate(self.data.test)
         network.load_state_dict(current)
@@ -336,7 +336,7 @@ class Trial:
         chosen = self.checkpoints.agree_on_state(self.workers)
         if chosen is None:
             return
-        content = read_state(chosen, self.workers.device)
+        content = read_state(chosen, self.train_state.reading_device)
         load_weights(self.network, sharded_weights(content["state_dict"], self.network), chosen)
         losses = content["losses"]
         if content["step"] > self.steps_per_epoch or (losses is not None and len(losses) != self.steps_per_epoch):

@@ -111,6 +111,7 @@ def test_a_damaged_file_is_one_error(ratios: ModuleType, content: str | None, me
     assert text.startswith(f"{path}: ")
     assert message in text
     assert text.endswith("Record again with: make bench-check UPDATE=1")
+    assert ("Remove it. " in text) == path.exists(), "a damaged file is not recorded over"
     assert "\n" not in text
 
 
@@ -142,6 +143,26 @@ def test_a_benchmark_that_fails_or_prints_something_else_is_one_error(
     else:
         with pytest.raises(measurements.MeasurementError, match=message):
             measurements.measure(measurement, tmp_path)
+
+
+def test_the_file_of_an_earlier_benchmark_is_not_read_again(measurements: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text('{"us_per_call": 7}')
+    script = tmp_path / "script.py"
+    script.write_text("")
+
+    def read(output: Any, _: float) -> Iterator[Any]:
+        yield "call", measurements.Better.LOWER, [output["us_per_call"]]
+
+    measurement = measurements.Measurement(script=str(script), read=read, writes=True)
+    with pytest.raises(measurements.MeasurementError, match="printed no JSON"):
+        measurements.measure(measurement, tmp_path)
+
+
+def test_quartiles_of_speedups_stay_as_they_are(measurements: ModuleType, ratios: ModuleType) -> None:
+    row = {"case": "a", "mode": "training", "speedup": {"low": 1.0, "median": 2.0, "high": 4.0}}
+    ((name, better, values),) = measurements._speedups({"rows": [row]}, 1.0)
+    found = ratios.Ratio.of(values, better)
+    assert (name, found.low, found.median, found.high) == ("a, training", 1.0, 2.0, 4.0)
 
 
 def run(measurements: ModuleType, check: ModuleType, value: float, *arguments: str, path: Path) -> int:

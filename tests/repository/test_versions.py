@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import pkgutil
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -55,3 +56,22 @@ def test_the_documents_name_the_same_versions(file: str) -> None:
     assert f"Ray {TESTED[0][0]}.{TESTED[0][1]} and {TESTED[-1][0]}.{TESTED[-1][1]}" in text
     assert f"PYTHON={named[-1]} " in script
     assert f"RAY={TESTED[0][0]}.{TESTED[0][1]}." in script
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["biuld"], "got 'biuld'; give nothing, build, or run COMMAND"),
+        (["build", "run"], "got 'run' after 'build'"),
+        (["run"], "run: give a COMMAND"),
+    ],
+)
+def test_a_mistyped_argument_is_refused_before_anything_is_built(
+    arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "VENV": str(tmp_path)}
+    done = subprocess.run(
+        [str(ROOT / ".ci" / "versions"), *arguments], capture_output=True, text=True, check=False, env=environment
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"versions: {message}\n")
+    assert list(tmp_path.iterdir()) == []

@@ -44,12 +44,9 @@ def gpu_serves(x: Tensor, *, num_heads: int, side: int) -> bool:
     """
     if torch.compiler.is_exporting() or is_traced_to_file():
         return False
-    if not gpu_serves_layer(x, dim=x.shape[1] // num_heads, side=side) or x.shape[0] * x.shape[2] * x.shape[3] == 0:
+    if not (torch.compiler.is_compiling() or _is_plain(x)) or x.shape[0] * x.shape[2] * x.shape[3] == 0:
         return False
-    if torch.compiler.is_compiling():
-        return True
-    plain = type(x) in {Tensor, torch.nn.Parameter} and x.layout == torch.strided
-    return plain and torch._C._functorch.peek_interpreter_stack() is None
+    return gpu_serves_layer(x, dim=x.shape[1] // num_heads, side=side)
 
 
 def gpu_serves_layer(parameter: Tensor, *, dim: int, side: int) -> bool:
@@ -171,6 +168,12 @@ def _gradients(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor 
 
 
 _attend.register_autograd(_gradients, setup_context=_keep)
+
+
+def _is_plain(x: Tensor) -> bool:
+    """Return whether a map has elements to be read: it is not a fake one, whose device need not be there."""
+    strided = type(x) in {Tensor, torch.nn.Parameter} and x.layout == torch.strided
+    return strided and torch._C._functorch.peek_interpreter_stack() is None
 
 
 def _runs_on(kind: str) -> bool:

@@ -1,7 +1,7 @@
 """Facts of all registered networks, counted once and stored in `models.json`, so that to list them imports no torch.
 
 `python tools/model_facts.py` writes the file. Facts that were counted from other sources than those of the installed
-networks are not used.
+networks, or with another version of timm, whose layers they have, are not used.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,10 @@ def stored_models(stored: Path = STORED, sources: Path | None = None) -> dict[st
     """
     try:
         content = json.loads(stored.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        counted, facts = content["sources"], {entry["name"]: entry for entry in content["networks"]}
+    except (OSError, ValueError, KeyError, TypeError):
         return {}
-    if content["sources"] != digest_of_sources(sources or _installed()):
-        return {}
-    return {entry["name"]: entry for entry in content["networks"]}
+    return facts if counted == digest_of_sources(sources or _installed()) else {}
 
 
 def text_of(facts: list[Mapping[str, Any]], sources: Path | None = None) -> str:
@@ -58,12 +58,12 @@ def text_of(facts: list[Mapping[str, Any]], sources: Path | None = None) -> str:
 
 
 def digest_of_sources(folder: Path) -> str:
-    """Return a hash of the Python files of a folder and its sub-folders, their names included.
+    """Return a hash of the Python files of a folder and its sub-folders, their names included, and of timm's version.
 
     Args:
         folder: Folder of a package.
     """
-    found = hashlib.sha256()
+    found = hashlib.sha256(f"timm {version('timm')}\n".encode())
     for path in sorted(folder.rglob("*.py"), key=lambda path: path.relative_to(folder).as_posix()):
         content = path.read_bytes().replace(b"\r\n", b"\n")
         found.update(f"{path.relative_to(folder).as_posix()} {len(content)}\n".encode() + content)

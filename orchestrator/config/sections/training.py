@@ -30,6 +30,9 @@ Betas = Annotated[tuple[Annotated[float, Field(ge=0, lt=1)], ...], Field(min_len
 AUTO = "auto"
 """Value of settings that are found by measuring."""
 
+WHOLE_OR_DIVIDED = ("lamb",)
+"""Optimisers whose step reads all gradients together, which are then either all divided among workers or all whole."""
+
 
 def _batch_size(given: Any) -> int | Literal["auto"]:
     if given != AUTO and (type(given) is not int or given < 1):

@@ -93,11 +93,9 @@ def _crop_problems(dataset: DatasetConfig, task: str) -> Iterator[Problem]:
 def _decoding_problems(dataset: DatasetConfig, facts: DatasetFacts) -> Iterator[Problem]:
     """Yield settings of the decoding of image files that small images or another decoder do not use."""
     if facts.files:
-        if dataset.scaled_decoding and dataset.decoder == "pillow":
-            rule = (
-                "got true with decoder: pillow, which decodes whole images. Use decoder: torchvision, or leave it out"
-            )
-            yield Problem("dataset.scaled_decoding", rule)
+        if dataset.scaled_decoding and dataset.decoder != "torchvision":
+            rule = f"got true with decoder: {dataset.decoder}, which decodes whole images"
+            yield Problem("dataset.scaled_decoding", f"{rule}. Use decoder: torchvision, or leave it out")
         return
     for name in _DECODING:
         given = getattr(dataset, name)

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.config.fixed_settings import CHECKPOINT, fixed_settings
+from orchestrator.config.searched_values import Setting
 from orchestrator.config.sections.dataset import DatasetConfig
 from orchestrator.config.sections.first_trials import first_problems
 from orchestrator.config.sections.model import ModelConfig
 from orchestrator.config.sections.objective import SPAN, is_constraint, parse_constraint
 from orchestrator.config.sections.section import Seed
-from orchestrator.config.sections.training import TrainingConfig
+from orchestrator.config.sections.training import WHOLE_OR_DIVIDED, TrainingConfig
 from orchestrator.config.tasks.networks import option_problems, searchable_options
 from orchestrator.config.tasks.registry import DEFAULT_TASK, list_tasks, task_facts
 from orchestrator.config.trial import ROW, SEED
@@ -76,6 +77,7 @@ def search_problems(sections: Mapping[str, Any], facts: DatasetFacts | None) -> 
             yield _unknown_network("model.name", model)
             continue
         yield from _check_spans(model, sections)
+        yield from _check_division(model, sections)
         yield from _check_crop(model, sections.get("training"), facts)
         yield from _check_ratio(model, task, sections.get("dataset"))
         yield from _check_recomputation(model, active, sections, facts)
@@ -144,6 +146,20 @@ def _check_spans(model: str, sections: Mapping[str, Any]) -> Iterator[Problem]:
     if SPAN in asked and "span_penalty" not in models.model_options(model):
         where = "objective" if SPAN in asked[: len(sections.get("objective", ()))] else "constraints"
         yield Problem(where, f"asks for {SPAN}, and {model} learns no spans. Leave one of them out")
+
+
+def _check_division(model: str, sections: Mapping[str, Any]) -> Iterator[Problem]:
+    """Check that the optimiser takes the network, whose spans stay whole where other parameters are divided."""
+    import models
+
+    training, search = sections.get("training"), sections["search"]
+    if training is None or "fsdp" not in Setting.of("parallel", training, search).values:
+        return
+    given = [name for name in Setting.of("optimizer", training, search).values if name in WHOLE_OR_DIVIDED]
+    if given and "span_penalty" in models.model_options(model):
+        where, rule = Setting.of("parallel", training, search).where, f"got fsdp with optimizer: {given[0]}"
+        remedy = "whose spans are not divided. Use another optimizer, or ddp"
+        yield Problem(where, f"{rule}, which takes divided parameters alone, and {model}, {remedy}")
 
 
 def _check_crop(model: str, training: TrainingConfig | None, facts: DatasetFacts | None) -> Iterator[Problem]:

@@ -34,6 +34,8 @@ _OF_ONE_WORKER = frozenset(
         "SPT_NOENV",
         # Set by packages in the driver when they are imported or used.
         "PYTHONBREAKPOINT",
+        "KMP_DUPLICATE_LIB_OK",
+        "KMP_INIT_AT_FORK",
         "RAY_CLIENT_MODE",
         "_MLFLOW_TELEMETRY_SESSION_ID",
         # Set by torch and Triton on first use, to what it is without.

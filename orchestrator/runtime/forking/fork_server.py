@@ -128,7 +128,8 @@ class ForkServer:
     def _new_faults(self) -> list[str]:
         if self._faults.closed:
             return []
-        faults = (self._faults.read() or b"").decode(errors="replace").splitlines()
+        said = (self._faults.read() or b"").decode(errors="replace").splitlines()
+        faults = list(dict.fromkeys(said))  # forked processes repeat what others have said
         if not faults and (code := self._process.poll()) is not None:
             return [f"it has ended with code {code}"]
         return faults

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import random
+import resource
 import runpy
 import signal
 import sys
@@ -23,7 +24,7 @@ from orchestrator.runtime.ray_private.forked_process import (
     unseeded_ids,
 )
 
-_GPU_FILES = "/dev/nvidia"
+_GPU_FILES = ("/dev/nvidia", "/dev/kfd", "/dev/dri/", "/dev/dxg")
 
 
 def import_all(modules: Iterable[str]) -> None:
@@ -67,8 +68,8 @@ def _id_of_child() -> bytes:
 
 def worker_of(
     request: Mapping[str, Any], environ: Mapping[str, str], path: tuple[list[str], list[str]]
-) -> Callable[[], None]:
-    """Return what a forked process does in answer to a request.
+) -> Callable[[], Callable[[], None]]:
+    """Return the function that makes a forked process the worker of a request, and returns its main function.
 
     Args:
         request: Request of `start_worker.py`; its late state is added before the process is forked.
@@ -82,11 +83,11 @@ def worker_of(
         raise ValueError(f"it needs another interpreter or options than {sys.executable}")
     if different := differences(environ, request["environ"]):
         raise ValueError(f"it needs another environment ({', '.join(different)})")
-    return partial(_run, request, path)
+    return partial(_take_over, request, path)
 
 
-def _run(request: Mapping[str, Any], path: tuple[list[str], list[str]]) -> None:
-    """Take over the state of the process that Ray has started, and run Ray's script for workers."""
+def _take_over(request: Mapping[str, Any], path: tuple[list[str], list[str]]) -> Callable[[], None]:
+    """Take over the state of the process that Ray has started; return the run of Ray's script for workers."""
     os.setpgid(0, 0)  # Ray ends the process group of a worker with it
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         ignored = int(number) in request["ignored_signals"]
@@ -94,6 +95,11 @@ def _run(request: Mapping[str, Any], path: tuple[list[str], list[str]]) -> None:
             signal.signal(number, signal.SIG_IGN if ignored else _default_handler(int(number)))
     signal.pthread_sigmask(signal.SIG_SETMASK, request["blocked_signals"])
     os.umask(request["umask"])
+    for limited, values in request["limits"].items():
+        if resource.getrlimit(int(limited)) != tuple(values):
+            resource.setrlimit(int(limited), tuple(values))
+    if os.sched_getaffinity(0) != set(request["processors"]):
+        os.sched_setaffinity(0, request["processors"])
     os.chdir(request["folder"])
     os.setpriority(os.PRIO_PROCESS, 0, request["niceness"])
     if "oom_score_adj" in request:
@@ -107,6 +113,10 @@ def _run(request: Mapping[str, Any], path: tuple[list[str], list[str]]) -> None:
     reload_authentication()
     end_with_raylet()
     follow_thread_limits()
+    return partial(_run, script)
+
+
+def _run(script: str) -> None:
     runpy.run_path(script, run_name="__main__")
 
 

@@ -33,6 +33,7 @@ Worker = Callable[[], None]
 def main() -> None:
     """Import, then serve; returns in none but a forked worker, whose main function it runs."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver
+    os.set_blocking(1, False)  # the driver reads its pipe only at the end
     setting = json.loads(sys.argv[1])
     environ = dict(os.environ)
     first_path = sys.path[:] if sys.flags.safe_path else sys.path[1:]
@@ -122,7 +123,6 @@ class Server:
                 with self._listener.accept()[0] as client:
                     worker = self._answer(client)
                 if worker is not None:
-                    self._listener.close()
                     return worker
 
     def _answer(self, client: socket.socket) -> Worker | None:
@@ -137,7 +137,10 @@ class Server:
                 raise ValueError(f"a process of user {user} has no access to it")
             size, files, _, _ = socket.recv_fds(client, 4, 3)
             with client.makefile("rwb") as stream:
-                return self._fork(stream, _request(stream, size, files), files)
+                begin = self._agreed(stream, _request(stream, size, files))
+            return self._begun(client, begin, files) if os.fork() == 0 else None
+        except (KeyError, TypeError):
+            self._refuse(client, "the request is malformed")
         except ValueError as error:
             self._refuse(client, str(error))
         except OSError as error:
@@ -147,21 +150,31 @@ class Server:
                 os.close(file)
         return None
 
-    def _fork(self, stream: Any, request: dict[str, Any], files: list[int]) -> Worker | None:
-        worker: Worker = self._worker_of(request, self._environ, self._path)
+    def _agreed(self, stream: Any, request: dict[str, Any]) -> Callable[[], Worker]:
+        begin: Callable[[], Worker] = self._worker_of(request, self._environ, self._path)
         stream.write(b"GO\n")
         stream.flush()
         late = stream.readline()
         if not late.endswith(b"\n"):
             raise OSError("the process that asked for it has ended")
         request.update(json.loads(late))
-        if os.fork() == 0:
+        return begin
+
+    def _begun(self, client: socket.socket, begin: Callable[[], Worker], files: list[int]) -> Worker:
+        """Make this forked process the worker, or end it: then the process that asked for it starts the worker itself.
+
+        The worker answers, and not the server: where nobody reads the answer any more, there is another worker.
+        """
+        try:
+            self._listener.close()
+            worker = begin()
+            client.sendall(b"STARTED\n")
             for target, file in enumerate(files):
                 os.dup2(file, target)
-            return worker
-        stream.write(b"STARTED\n")
-        stream.flush()
-        return None
+        except BaseException as error:
+            self._refuse(client, f"a forked process cannot become the worker: {type(error).__name__}: {error}")
+            os._exit(1)
+        return worker
 
     def _refuse(self, client: socket.socket, reason: str) -> None:
         self._note(reason)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -18,8 +19,10 @@ SOCKET = "SPATIALSWEEP_FORK_SERVER"
 SCRIPT = "SPATIALSWEEP_RAY_WORKER"
 # Ray starts another process for a worker that has not registered after 60 s.
 TIMEOUT_S = 30.0
+FORK_TIMEOUT_S = 10.0
 GO = b"GO\n"
 STARTED = b"STARTED\n"
+_LIMITS = sorted({number for name, number in vars(resource).items() if name.startswith("RLIMIT_")})
 
 
 def main() -> None:
@@ -52,7 +55,14 @@ def _forked() -> str:
             # From here on the server forks; before, it would not for a process that no longer waits.
             answers.write(json.dumps(_late_state()).encode() + b"\n")
             answers.flush()
-            return "" if answers.readline() == STARTED else "it cannot fork"
+            server.settimeout(FORK_TIMEOUT_S)
+            try:
+                answer = answers.readline()
+            except TimeoutError:
+                # A worker that answers late finds no reader and ends; one that was just faster has answered by now.
+                server.shutdown(socket.SHUT_RD)
+                answer = server.recv(len(STARTED)) or b"it does not answer in time"
+            return "" if answer == STARTED else answer.decode().strip() or "it cannot fork"
 
 
 def _own_state() -> dict[str, Any]:
@@ -67,6 +77,8 @@ def _own_state() -> dict[str, Any]:
         "environ": environ,
         "folder": os.getcwd(),  # noqa: PTH109 - pathlib would take as long to import as the rest
         "umask": umask,
+        "limits": {str(number): resource.getrlimit(number) for number in _LIMITS},
+        "processors": sorted(os.sched_getaffinity(0)),
         "ignored_signals": ignored,
         "blocked_signals": [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, [])],
     }

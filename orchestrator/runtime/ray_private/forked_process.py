@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import ray.actor
 from ray._private import utils
 from ray._raylet import ActorClassID, UniqueID
 
 __all__ = ["end_with_raylet", "follow_thread_limits", "fresh_id", "unseeded_ids"]
+
+_POLL_S = 0.5
 
 
 @contextmanager
@@ -61,10 +66,34 @@ def end_with_raylet() -> None:
     Ray's library reads `RAY_RAYLET_PID` once, when it is loaded, and so before there was a raylet. A worker ends itself
     when its connection breaks and that process is gone.
     """
-    raylet = os.pidfd_open(int(os.environ["RAY_RAYLET_PID"]))
+    wait_for = _end_of(int(os.environ["RAY_RAYLET_PID"]))
 
     def wait() -> None:
-        select.select([raylet], [], [])
+        wait_for()
         os._exit(1)
 
     threading.Thread(target=wait, name="raylet", daemon=True).start()
+
+
+def _end_of(process: int) -> Callable[[], None]:
+    """Return a function that waits for the end of a process which runs now.
+
+    Raises:
+        psutil.NoSuchProcess: It does not run.
+    """
+    try:
+        handle = os.pidfd_open(process)
+    except (AttributeError, OSError):  # of Linux 5.3, which this Python may not know, and a sandbox may forbid
+        found = psutil.Process(process)
+
+        def poll() -> None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                while found.is_running() and found.status() != psutil.STATUS_ZOMBIE:
+                    time.sleep(_POLL_S)
+
+        return poll
+
+    def wait() -> None:
+        select.select([handle], [], [])
+
+    return wait

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray._private import node, parameter
-from ray._private.workers import __file__ as _workers_file
 
 __all__ = ["WORKER_SCRIPT", "started_by", "without_helpers"]
 
-WORKER_SCRIPT = Path(_workers_file).with_name("default_worker.py")
+WORKER_SCRIPT = Path(ray.__file__).parent / "_private" / "workers" / "default_worker.py"
 
 
 @contextmanager

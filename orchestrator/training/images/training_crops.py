@@ -96,10 +96,12 @@ class TrainingCrops:
         crop = self._crop
         size = torch.empty(3, image.height, image.width, device="meta")  # all that the draw reads
         top, left, height, width = crop.get_params(size, crop.scale, crop.ratio)
+        # of an image of one or two pixels timm may draw a crop without any, which Pillow makes black
+        region = min(top, image.height - 1), min(left, image.width - 1), max(height, 1), max(width, 1)
         modes = crop.interpolation
         mode = random.choice(modes) if isinstance(modes, tuple | list) else modes  # noqa: S311 - drawn as timm draws it
         mirrored = bool(self._mirrored and torch.rand(1) < self._mirrored)
-        return Draw(top, left, height, width, mode.value, mirrored)
+        return Draw(*region, mode.value, mirrored)
 
     def draw_colours(self) -> list[ColourStep]:
         """Draw the changes of colours, after `draw`; only where Pillow computes none of them."""

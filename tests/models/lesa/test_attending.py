@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from models.lesa import binary_term
 from models.lesa.attending import AttentionTerms, attend, overlap_sum, windows
 from models.lesa.binary_term import BinaryTerm
 from models.lesa.moments import product_moments, window_moments
@@ -71,8 +72,9 @@ def test_chunks_of_any_size_attend_as_the_formula_does(kind: str, padded: bool, 
     torch.set_default_dtype(torch.float64)
     try:
         given = terms(kind, padded=padded)
-        assert {last - first for first, last in given.chunks(queries * MAPS * COUNT)} <= {queries, COUNT % queries}
-        found, expected = attend(given, queries * MAPS * COUNT), naive(given)
+        largest = queries * MAPS * COUNT
+        assert {last - first for first, last in given.chunks(0, largest)} <= {queries, COUNT % queries}
+        found, expected = attend(given, kept=0, largest=largest), naive(given)
         pairs = [*zip(found, expected, strict=True)]
         pairs += zip(gradients(found, given), gradients(expected, given), strict=True)
     finally:
@@ -81,11 +83,18 @@ def test_chunks_of_any_size_attend_as_the_formula_does(kind: str, padded: bool, 
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
+def test_few_weights_are_kept_in_one_chunk() -> None:
+    given = terms("none")
+    whole = MAPS * COUNT * COUNT
+    assert given.chunks(whole, 1) == [(0, COUNT)]
+    assert given.chunks(whole - 1, 6 * MAPS * COUNT) == [(0, 6), (6, 12), (12, COUNT)]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_of_gradients(kind: str) -> None:
     """Compare the squared gradients, differentiated, of two chunks and of the formula."""
     given, found = terms(kind), []
-    for values in (attend(given, 8 * MAPS * COUNT), naive(given)):
+    for values in (attend(given, kept=0, largest=8 * MAPS * COUNT), naive(given)):
         first = torch.autograd.grad(
             sum(y.square().sum() for y in values), [given.q, given.k, given.v], create_graph=True
         )
@@ -113,7 +122,7 @@ def test_nothing_is_as_large_as_positions_times_positions(kind: str) -> None:
     given = terms(kind)
     operands = max(x.numel() for x in given.tensors() if x is not None)
     with LargestTensor() as record:
-        gradients_of_chunk = gradients([y.float() for y in attend(given, MAPS * COUNT)], given)
+        gradients_of_chunk = gradients([y.float() for y in attend(given, kept=0, largest=MAPS * COUNT)], given)
     assert len(gradients_of_chunk) >= 3
     assert record.largest <= max(operands, VALUE_CHS * (COUNT + 1)) < MAPS * COUNT * COUNT
 
@@ -123,7 +132,7 @@ def test_narrow_types_are_close_to_double_precision() -> None:
     narrow = [None if x is None else x.detach().bfloat16().requires_grad_() for x in exact.tensors()]
     given = AttentionTerms(*narrow)  # type: ignore[arg-type]
     wide = AttentionTerms(*(None if x is None else x.detach().double().requires_grad_() for x in narrow))  # type: ignore[arg-type]
-    for ours, theirs in zip(attend(given, 4 * MAPS * COUNT), naive(wide), strict=True):
+    for ours, theirs in zip(attend(given, kept=0, largest=4 * MAPS * COUNT), naive(wide), strict=True):
         assert ours.dtype == torch.bfloat16
         torch.testing.assert_close(ours.double(), theirs, rtol=0.05, atol=0.05)
 
@@ -182,12 +191,16 @@ def test_paired_norm_equals_the_norm_of_interleaved_channels(training: bool, hoo
 
 
 @pytest.mark.parametrize("position_embedding", ["classification", "detection", "none"])
-def test_eager_and_recorded_terms_are_equal(position_embedding: str) -> None:
-    """Intercept the operations, which selects the path that compilers and tracers read."""
+def test_the_path_of_compilers_and_tracers_computes_the_same(
+    position_embedding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
-    term = BinaryTerm(16, map_size=(3, 4), groups=2, position_embedding=position_embedding).double().eval()
-    x = torch.randn(2, 16, 3, 4, dtype=torch.float64)
-    with LargestTensor() as record:
-        recorded = term(x)
-    assert record.largest >= 4 * 12 * 12  # the map of positions times positions
-    torch.testing.assert_close(term(x), recorded)
+    term = BinaryTerm(16, map_size=(3, 4), groups=2, position_embedding=position_embedding).double()
+    x = torch.randn(2, 16, 3, 4, dtype=torch.float64, requires_grad=True)
+    parameters, found = [x, *term.parameters()], []
+    for eager in (True, False):
+        monkeypatch.setattr(binary_term, "is_eager", lambda *_, eager=eager: eager)
+        y = term(x)
+        found.append([y, *torch.autograd.grad(y.square().sum(), parameters)])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models.local_attention.gpu import operator
 from models.local_attention.gpu.operator import gpu_serves
@@ -68,6 +69,13 @@ def test_tensors_of_cpus_keep_their_kernel(monkeypatch: pytest.MonkeyPatch) -> N
     assert gpu_serves(x, num_heads=1, side=3)
     monkeypatch.setenv("SPATIALSWEEP_KERNELS", "0")
     assert not gpu_serves(x, num_heads=1, side=3)
+
+
+def test_a_map_without_a_device_does_not_decide_whether_kernels_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPATIALSWEEP_KERNELS", "1")
+    monkeypatch.setattr(operator, "_works", lambda: pytest.fail("launched"))
+    with FakeTensorMode():
+        assert not gpu_serves(torch.empty(1, 4, 3, 3, device="cuda"), num_heads=1, side=3)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine on which the kernels fail")

@@ -31,7 +31,7 @@ def test_the_page_and_the_stored_facts_are_current(facts: list[models.ModelFacts
     assert STORED.read_text(encoding="utf-8") == text_of(rows), remedy
 
 
-def test_facts_of_other_sources_are_not_used(tmp_path: Path) -> None:
+def test_facts_of_other_sources_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sources, stored = tmp_path / "models", tmp_path / "models.json"
     (sources / "family").mkdir(parents=True)
     for name in ("__init__.py", "family/network.py"):
@@ -43,7 +43,12 @@ def test_facts_of_other_sources_are_not_used(tmp_path: Path) -> None:
     stored.write_text(text_of([{"name": "one", "macs": 8}], sources))
     (sources / "family" / "network.py").rename(sources / "network.py")
     assert stored_models(stored, sources) == {}
-    stored.write_text("{")
+    for damaged in ("{", "[]", "{}", '{"sources": 1, "networks": [2]}'):
+        stored.write_text(damaged)
+        assert stored_models(stored, sources) == {}
+    stored.write_text(text_of([{"name": "one", "macs": 9}], sources))
+    assert stored_models(stored, sources)["one"]["macs"] == 9
+    monkeypatch.setattr(stored_module, "version", lambda _: "0.0")
     assert stored_models(stored, sources) == {}
 
 

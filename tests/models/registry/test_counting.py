@@ -92,7 +92,7 @@ OPERATIONS: dict[Any, list[tuple[Any, ...]]] = {
     torch.ops.aten.addmm.default: [(BIAS, ROWS, torch.empty(5, 7, device="meta"))],
     torch.ops.aten.cat.default: [([IMAGE, IMAGE], 1), ([IMAGE, IMAGE[:, :, :3]], -2), ([ROWS, ROWS],)],
     torch.ops.aten.clamp_min.default: [(IMAGE, 0), (IMAGE.int(), 0.5)],
-    torch.ops.aten.div.Tensor: [(IMAGE, CELLS), (IMAGE.int(), 2)],
+    torch.ops.aten.div.Tensor: [(IMAGE, CELLS), (IMAGE.int(), 2), (IMAGE.int(), IMAGE.int())],
     torch.ops.aten.grid_sampler_2d.default: [(IMAGE, torch.empty(2, 5, 4, 2, device="meta"), 0, 0, False)],
     torch.ops.aten.mean.dim: [(IMAGE, [-1, -2]), (IMAGE, [2, 3], True), (IMAGE, [0]), (IMAGE, None)],
     torch.ops.aten.mul.Scalar: [(IMAGE, 0.5), (IMAGE.int(), 0.5)],
@@ -122,6 +122,31 @@ def test_shapes_computed_here_are_those_of_torch() -> None:
             assert all((one.shape, one.dtype) == (other.shape, other.dtype) for one, other in pairs), (operation, case)
 
 
+SHORT, OTHER = IMAGE[:, :, :3], torch.empty(4, 6, device="meta")
+MISFITS: list[tuple[Any, tuple[Any, ...]]] = [
+    (torch.ops.aten.add.Tensor, (IMAGE, SHORT)),
+    (torch.ops.aten.addmm.default, (BIAS, OTHER, torch.empty(5, 7, device="meta"))),
+    (torch.ops.aten.addmm.default, (CELLS[:2, 0, 0], ROWS, torch.empty(5, 7, device="meta"))),
+    (torch.ops.aten.cat.default, ([IMAGE, SHORT], 1)),
+    (torch.ops.aten.cat.default, ([ROWS, IMAGE], 0)),
+    (torch.ops.aten.cat.default, ([ROWS, ROWS], 2)),
+    (torch.ops.aten.mean.dim, (IMAGE, [2, 9])),
+    (torch.ops.aten.mean.dim, (IMAGE.int(), [2])),
+    (torch.ops.aten.native_batch_norm.default, (IMAGE, *[torch.empty(4, device="meta")] * 4, False, 0.1, 1e-5)),
+    (torch.ops.aten.stack.default, ([IMAGE, SHORT], 1)),
+    (torch.ops.aten.stack.default, ([ROWS, ROWS], 3)),
+    (torch.ops.aten.grid_sampler_2d.default, (IMAGE, torch.empty(3, 5, 4, 2, device="meta"), 0, 0, False)),
+]
+
+
+@pytest.mark.parametrize(("operation", "case"), MISFITS)
+def test_tensors_that_do_not_fit_together_are_the_error_of_torch(operation: Any, case: tuple[Any, ...]) -> None:
+    with pytest.raises((RuntimeError, IndexError)) as expected:
+        operation(*case)
+    with pytest.raises(expected.type), MetaOperations():
+        operation(*case)
+
+
 def test_tensors_with_values_are_computed_while_products_are_counted() -> None:
     x = torch.randn(2, 3)
     with MetaOperations():
@@ -146,6 +171,7 @@ def test_on_shapes_skips_nothing_but_the_filling_of_tensors_without_values() -> 
         empty = torch.empty(2, 3)
         assert torch.nn.init.normal_(empty) is empty
         assert (torch.ones(2, dtype=torch.int64) * 0.5).dtype is torch.float32
+        assert torch.mul(0.5, torch.ones(3)).shape == (3,)
         filled = torch.zeros(3, device="cpu").fill_(2.0).mul_(3.0)
         with pytest.raises(RuntimeError, match=r"broadcast|match"):
             empty.add_(torch.empty(2, 4))

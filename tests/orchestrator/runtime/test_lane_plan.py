@@ -5,18 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import ray
 
 from orchestrator.config.sections.resources import BYTES_PER_GB, ResourcesConfig
 from orchestrator.errors import ClusterError
-from orchestrator.runtime import lane_plan
 from orchestrator.runtime.lane_plan import LanePlan, lanes_that_fit, plan_lanes
+from orchestrator.runtime.ray_private import core
 
 
 def cluster(patch: pytest.MonkeyPatch, *nodes: dict[str, float], may_become: dict[str, float] | None = None) -> None:
     """Replace the nodes of the cluster."""
     alive = [{"Alive": True, "Resources": node} for node in nodes]
-    patch.setattr(lane_plan.ray, "nodes", lambda: [*alive, {"Alive": False, "Resources": {"CPU": 100.0}}])
-    patch.setattr(lane_plan, "autoscaled_resources", lambda: may_become)
+    patch.setattr(ray, "nodes", lambda: [*alive, {"Alive": False, "Resources": {"CPU": 100.0}}])
+    patch.setattr(core, "autoscaled_resources", lambda: may_become)
 
 
 def plan(trials: int = 20, **resources: Any) -> tuple[int, int, float, int]:

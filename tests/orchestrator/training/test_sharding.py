@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,21 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from orchestrator import ConfigError, load_sweep
 from orchestrator.config import ModelConfig, TrainingConfig, TrialConfig
 from orchestrator.data.datasets import DatasetFacts
+from orchestrator.errors import TrialFailedError
 from orchestrator.training import trial as trial_module
 from orchestrator.training.checkpoints.checkpoint_content import read_state
 from orchestrator.training.memory.memory_estimate import estimate_memory
-from orchestrator.training.sharding import whole
+from orchestrator.training.sharding import shard, whole
+from orchestrator.training.tasks.registry import find_task
+from orchestrator.training.train_state import TrainState
 from orchestrator.training.trial import Trial
+from orchestrator.training.workers import Workers
 from tests.support.training_pieces import (
     differences,
     few_digits,
@@ -27,6 +34,7 @@ from tests.support.training_pieces import (
     run,
     run_ranks,
     timeless,
+    with_a_span,
     with_recomputed_norm,
 )
 
@@ -91,6 +99,46 @@ def test_divided_networks_resume_exactly_from_whole_checkpoints(tmp_path: Path) 
     files = [shapes(dict(read_state(tmp_path / name / "last.pt"))) for name in ("ddp", "fsdp")]
     for key in ("state_dict", "optimizer", "scaler", "model"):
         assert files[0][key] == files[1][key], key
+
+
+class Scaled(torch.nn.Linear):
+    """Layer with a parameter that is a single number."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 4)
+        self.gain = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.gain
+
+
+@pytest.fixture
+def rank_of_two() -> Iterator[Workers]:
+    """Make this process one of two ranks whose exchanges are left out."""
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    yield Workers(0, 2)
+    dist.destroy_process_group()
+
+
+def test_single_numbers_stay_whole(rank_of_two: Workers) -> None:
+    network = torch.nn.Sequential(Scaled(), torch.nn.Linear(4, 2))
+    assert shard(network, rank_of_two) == [network[0].gain]
+    assert isinstance(network[0].weight, DTensor) and not isinstance(network[0].gain, DTensor)
+    network(torch.ones(3, 4)).sum().backward()
+    assert network[0].gain.grad is not None
+
+
+def test_an_optimiser_that_reads_all_gradients_together_refuses_whole_ones(rank_of_two: Workers) -> None:
+    training = TrainingConfig(parallel="fsdp", optimizer="lamb")
+    with pytest.raises(TrialFailedError, match=r"parallel: got fsdp with optimizer: lamb, which takes divided"):
+        TrainState(with_a_span({}), training, rank_of_two, 2, find_task("classification"))
+
+
+def test_lamb_does_not_train_divided_networks_with_spans() -> None:
+    sweep = {"name": "s", "dataset": {"name": "digits"}, "model": {"name": "adaptive_resnet26_small"}}
+    with pytest.raises(ConfigError, match=r"training\.parallel: got fsdp with optimizer: lamb, which takes divided"):
+        load_sweep({**sweep, "training": {"parallel": "fsdp", "optimizer": "lamb"}})
+    assert load_sweep({**sweep, "training": {"parallel": "fsdp", "optimizer": "adamw"}})
 
 
 def test_the_estimate_of_memory_divides_gradients_and_optimiser_state() -> None:

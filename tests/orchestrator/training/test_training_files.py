@@ -121,9 +121,12 @@ def test_the_decoder_of_training_images(photos: str) -> None:
     chosen = placed(photos, decoder="pillow", interpolation="bilinear").train
     assert isinstance(chosen, DecodedSplit)
     assert (chosen.transforms.decoder, chosen.transforms.scaled_decoding) == ("pillow", False)
-    message = "dataset.scaled_decoding: got true with decoder: pillow, which decodes whole images. Use decoder: torch"
-    with pytest.raises(ConfigError, match=re.escape(message)):
-        sweep(photos, {}, decoder="pillow", scaled_decoding=True)
+    for decoder in ("pillow", "nvjpeg"):
+        message = (
+            f"dataset.scaled_decoding: got true with decoder: {decoder}, which decodes whole images. Use decoder: "
+        )
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            sweep(photos, {}, decoder=decoder, scaled_decoding=True)
     digits = {"name": "digits", "decoder": "pillow"}
     message = "dataset.decoder: got 'pillow'; these images are stored as pixels. Leave it out"
     with pytest.raises(ConfigError, match=re.escape(message)):

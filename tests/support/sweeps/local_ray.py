@@ -24,10 +24,12 @@ def local_ray(**resources: Any) -> Iterator[None]:
         resources: Resources, as `ray.init` takes them.
     """
     prepare_environment(os.environ)
-    with forked_workers(LANE_MODULES), without_helpers(logs=False):
+    with forked_workers(LANE_MODULES) as server, without_helpers(logs=False):
         ray.init(address="local", include_dashboard=False, log_to_driver=False, **resources)
         try:
             with ray_session():
                 yield
         finally:
             ray.shutdown()
+        faults = [] if server is None else server._new_faults()
+        assert [fault for fault in faults if "import" in fault or "environment" in fault] == []

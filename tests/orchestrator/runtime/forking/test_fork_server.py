@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +22,7 @@ import pytest
 
 from orchestrator.errors import ClusterError
 from orchestrator.lanes.lane_modules import LANE_MODULES
-from orchestrator.runtime.forking import fork_server
+from orchestrator.runtime.forking import fork_server, start_worker
 from orchestrator.runtime.forking.environment import chosen_address, differences, prepare_environment
 from orchestrator.runtime.forking.fork_server import ForkServer
 from orchestrator.runtime.forking.start_worker import SCRIPT, SOCKET
@@ -29,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[4]
 CLIENT = ROOT / "orchestrator" / "runtime" / "forking" / "start_worker.py"
 # In place of Ray's script: writes what a worker can see of its own process.
 WORKER = """
-import json, os, random, signal, sys
+import json, os, random, resource, signal, sys
 import numpy, ray
 if __name__ == "__main__":
     state = {
@@ -38,12 +40,16 @@ if __name__ == "__main__":
         "group": os.getpgrp() == os.getpid(), "in": sys.stdin.read(),
         "ignored": [int(s) for s in signal.valid_signals() if signal.getsignal(s) is signal.SIG_IGN],
         "blocked": [int(s) for s in signal.pthread_sigmask(signal.SIG_BLOCK, [])],
+        "files": resource.getrlimit(resource.RLIMIT_NOFILE), "processors": sorted(os.sched_getaffinity(0)),
         "interrupt": signal.getsignal(signal.SIGINT) is signal.default_int_handler, "main": __file__,
     }
     drawn = [random.random(), numpy.random.random()]
     print("to stderr", file=sys.stderr)
     print(json.dumps({"state": state, "drawn": drawn, "parent": os.getppid()}))
 """
+
+
+FILES = 240
 
 
 def wait_for(condition: Callable[[], Any]) -> None:
@@ -75,6 +81,8 @@ def start(socket_path: str, folder: Path, **environ: str) -> tuple[dict[str, Any
         os.nice(3)
         os.umask(0o027)
         os.setpgid(0, 0)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
@@ -97,6 +105,7 @@ def test_a_forked_worker_is_like_one_that_is_not(server: ForkServer, tmp_path: P
     state = forked["state"]
     assert state["argv"] == [str(tmp_path / "worker.py"), "--worker-id=7", "--path=a b"]
     assert (state["folder"], state["umask"], state["niceness"]) == (str(tmp_path), 0o027, os.nice(0) + 3)
+    assert (state["files"][0], len(state["processors"])) == (FILES, 1)
     assert not {SOCKET, SCRIPT, "OPENBLAS_NUM_THREADS"} & set(state["environ"])
 
 
@@ -114,7 +123,7 @@ def test_a_worker_with_another_environment_is_not_forked(server: ForkServer, tmp
     wait_for(lambda: reason in server._new_faults())
 
 
-@pytest.mark.parametrize("message", [b"", b"\0\0\0\2[]", b"\xff\xff\xff\xff", b"\0\0\0\7{broken"])
+@pytest.mark.parametrize("message", [b"", b"\0\0\0\2[]", b"\xff\xff\xff\xff", b"\0\0\0\2{}", b"\0\0\0\7{broken"])
 def test_a_malformed_request_changes_nothing(server: ForkServer, message: bytes, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(server.socket)
@@ -122,6 +131,63 @@ def test_a_malformed_request_changes_nothing(server: ForkServer, message: bytes,
         client.shutdown(socket.SHUT_WR)
         assert b"GO" not in client.recv(1000)
     assert start(server.socket, tmp_path)[0]["parent"] == server.pid
+
+
+def test_a_worker_that_cannot_be_taken_over_starts_as_usual(server: ForkServer, tmp_path: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    worker, errors = start(server.socket, tmp_path, RAY_RAYLET_PID=str(ended.pid))
+    assert worker["parent"] == os.getpid()
+    reason = "a forked process cannot become the worker: NoSuchProcess"
+    assert errors.startswith(f"A worker starts without the fork server: {reason}")
+    wait_for(lambda: any(fault.startswith(reason) for fault in server._new_faults()))
+
+
+def test_a_forked_process_for_which_nobody_waits_any_more_ends(
+    server: ForkServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER)
+    for name, value in {SCRIPT: str(script), "RAY_RAYLET_PID": str(os.getpid())}.items():
+        monkeypatch.setenv(name, value)
+    payload = json.dumps(start_worker._own_state()).encode()
+    with socket.socket(socket.AF_UNIX) as client, (tmp_path / "out").open("wb") as out:
+        client.connect(server.socket)
+        socket.send_fds(client, [len(payload).to_bytes(4, "big")], [0, out.fileno(), out.fileno()])
+        client.sendall(payload)
+        assert client.recv(100) == start_worker.GO
+        client.shutdown(socket.SHUT_RD)
+        client.sendall(json.dumps(start_worker._late_state()).encode() + b"\n")
+        wait_for(lambda: any("BrokenPipeError" in fault for fault in server._new_faults()))
+    assert (tmp_path / "out").read_bytes() == b""
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.6])
+def test_a_late_answer_is_no_second_worker(delay_s: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start_worker, "FORK_TIMEOUT_S", 0.3)
+    monkeypatch.setenv(SOCKET, str(tmp_path / "socket"))
+    monkeypatch.setenv(SCRIPT, "worker.py")
+    faults: list[OSError] = []
+
+    def serve(listener: socket.socket) -> None:
+        with listener.accept()[0] as client:
+            client.sendall(start_worker.GO)
+            while not client.recv(1_000_000).endswith(b"\n"):
+                pass  # request, and late state
+            time.sleep(delay_s)
+            try:
+                client.sendall(start_worker.STARTED)
+            except BrokenPipeError as error:
+                faults.append(error)
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        listener.listen()
+        thread = threading.Thread(target=serve, args=[listener])
+        thread.start()
+        reason = start_worker._forked()
+        thread.join()
+    assert (reason, len(faults)) == (("it does not answer in time", 1) if delay_s else ("", 0))
 
 
 def test_the_folder_of_the_socket_is_for_this_user_alone(server: ForkServer) -> None:

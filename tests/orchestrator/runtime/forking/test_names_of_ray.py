@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import os
+import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -72,6 +74,22 @@ def test_torch_follows_the_threads_that_ray_sets(monkeypatch: pytest.MonkeyPatch
     changed: Any = utils.set_omp_num_threads_if_unset
     assert changed() is True
     assert set_to == [3]
+
+
+@pytest.mark.parametrize("handles", [True, False])
+def test_the_end_of_a_process_is_awaited(handles: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not handles:  # as with a Python that was built for Linux before 5.3
+        monkeypatch.delattr(os, "pidfd_open")
+    monkeypatch.setattr(forked_process, "_POLL_S", 0.02)
+    process = subprocess.Popen(["sleep", "60"])
+    waiting = threading.Thread(target=forked_process._end_of(process.pid), daemon=True)
+    waiting.start()
+    waiting.join(0.1)
+    assert waiting.is_alive()
+    process.kill()
+    waiting.join(30)
+    assert not waiting.is_alive()
+    process.wait()
 
 
 def test_workers_are_forked_with_a_tested_version_of_ray_only(monkeypatch: pytest.MonkeyPatch) -> None:

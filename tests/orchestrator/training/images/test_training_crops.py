@@ -90,7 +90,7 @@ def test_files_of_every_kind_have_the_pixels_of_pillow(kind: str) -> None:
         for orientation in range(1, 9):
             exif = Image.Exif()
             exif[0x0112] = orientation
-            contents.append(photograph(90, 60, exif=exif, quality=95))
+            contents += [photograph(*size, exif=exif, quality=95) for size in ((90, 60), (9, 1), (1, 9))]
     else:
         target = io.BytesIO()
         mode = {"grey": "L", "png": "RGB", "cmyk": "CMYK"}[kind]
@@ -98,6 +98,13 @@ def test_files_of_every_kind_have_the_pixels_of_pillow(kind: str) -> None:
         contents = [target.getvalue()]
     for content in contents:
         assert difference(content, count=3).max() <= 2
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 2)])
+def test_crops_of_the_smallest_images_have_a_pixel(size: tuple[int, int]) -> None:
+    target = io.BytesIO()
+    Image.new("RGB", size, (77, 77, 77)).save(target, "PNG")
+    assert samples(target.getvalue(), 60).unique().tolist() == [77]
 
 
 def test_scaled_decoding_changes_large_crops_a_little_and_no_others() -> None:
