@@ -32,7 +32,9 @@ Worker = Callable[[], None]
 
 def main() -> None:
     """Import, then serve; returns in none but a forked worker, whose main function it runs."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver
+    # Sent to all processes of a terminal or a job; they are for the driver, with which this process ends.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     os.set_blocking(1, False)  # the driver reads its pipe only at the end
     setting = json.loads(sys.argv[1])
     environ = dict(os.environ)

@@ -190,6 +190,13 @@ def test_a_late_answer_is_no_second_worker(delay_s: float, tmp_path: Path, monke
     assert (reason, len(faults)) == (("it does not answer in time", 1) if delay_s else ("", 0))
 
 
+def test_signals_for_the_driver_do_not_end_it(server: ForkServer, tmp_path: Path) -> None:
+    start(server.socket, tmp_path)  # so that it has begun to serve
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.kill(server.pid, number)
+    assert start(server.socket, tmp_path)[0]["parent"] == server.pid
+
+
 def test_the_folder_of_the_socket_is_for_this_user_alone(server: ForkServer) -> None:
     assert Path(server.socket).parent.stat().st_mode & 0o777 == 0o700
 
