@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-__all__ = ["are_plain", "gradients_of", "is_eager"]
+__all__ = ["are_plain", "gradients_of", "is_eager", "is_intercepted"]
 
 
 def is_eager(*tensors: Tensor) -> bool:
@@ -18,12 +18,17 @@ def is_eager(*tensors: Tensor) -> bool:
     return all(type(x) in {Tensor, torch.nn.Parameter} and x.device.type != "meta" for x in tensors)
 
 
+def is_intercepted() -> bool:
+    """Return whether operations pass through a dispatch mode, as that of a counter of operations."""
+    return _get_current_dispatch_mode() is not None
+
+
 def are_plain(*tensors: Tensor) -> bool:
     """Return whether a compiled kernel may read these by their addresses: eager, on a CPU, strided, with elements.
 
     Where operations are intercepted, as by a counter, it may not: they would see nothing of the kernel.
     """
-    if not is_eager(*tensors) or _get_current_dispatch_mode() is not None:
+    if not is_eager(*tensors) or is_intercepted():
         return False
     return all(x.device.type == "cpu" and x.layout == torch.strided and x.numel() > 0 for x in tensors)
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from models.common.bottleneck import ConvNorm
 from models.common.options import ModelOptionError, OptionProblem
 from models.common.sync_batch_norm import sums_for, update_statistics
-from models.compiled.eager import is_eager
+from models.compiled.eager import is_eager, is_intercepted
 from models.lesa.attending import AttentionTerms, attend
 from models.lesa.moments import product_moments
 from models.lesa.paired_norm import normed_pairs
@@ -92,7 +92,7 @@ class BinaryTerm(WholeMapLayer):
 
         Shape: x (B, dim, H, W) -> (B * groups, N, v_chs) each.
         """
-        if is_eager(x):
+        if is_eager(x) and not is_intercepted():  # counters of operations see the formula, on any device
             return attend(self._attention_terms(x))
         attention, v = self._attention_and_values(x)
         values = [torch.bmm(attention, v)]
