@@ -24,6 +24,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from orchestrator.records.ledger import TrialStatus
 from tests.support.sweeps.fake_sweeps import write_sweep
 

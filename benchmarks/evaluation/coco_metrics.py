@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import io
 import json
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ from typing import Any
 import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from orchestrator.training.evaluators.average_precision import BOX_METRICS, MASK_METRICS, DetectionEvaluator
 from orchestrator.training.evaluators.scored_image import scored_image
