@@ -158,8 +158,8 @@ def test_the_file_of_an_earlier_benchmark_is_not_read_again(measurements: Module
         measurements.measure(measurement, tmp_path)
 
 
-def run(measurements: ModuleType, check: ModuleType, value: float, *arguments: str, path: Path) -> int:
-    """Run the check with one benchmark that prints a value."""
+def run(measurements: ModuleType, check: ModuleType, value: float | str, *arguments: str, path: Path) -> int:
+    """Run the check with one benchmark that prints a value, or that of an expression."""
     script = path.with_name("script.py")
     script.write_text(f'import json\nprint(json.dumps({{"value": {value}}}))\n')
 
@@ -191,6 +191,19 @@ def test_ratios_are_recorded_and_watched(
     assert shown.err.endswith("failed: made: value\n")
     assert run(measurements, check, 1.0, "--only", "maed", path=path) == 2
     assert "unknown measurement 'maed'. Did you mean 'made'?" in capsys.readouterr().err
+
+
+def test_a_benchmark_with_a_worse_ratio_is_run_once_more(
+    measurements: ModuleType, check: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "ratios.json"
+    assert run(measurements, check, 2.0, "--update", path=path) == 0
+    runs = tmp_path / "runs"
+    value = f"1.0 if open({str(runs)!r}, 'a').write('+') and open({str(runs)!r}).read() == '+' else 2.0"
+    assert run(measurements, check, value, path=path) == 0
+    assert runs.read_text() == "++"
+    assert run(measurements, check, 1.0, path=path) == 1
+    assert capsys.readouterr().err.count("once more, since worse: made") == 2
 
 
 def test_a_check_that_measures_nothing_fails(
