@@ -12,6 +12,7 @@ from orchestrator.config.flat_names import flat_names
 from orchestrator.config.network_files import Finder, network_files_from
 from orchestrator.config.plans import SweepPlans
 from orchestrator.config.sections.study import TrialSchedulerConfig
+from orchestrator.config.tasks.networks import facts_of_images
 from orchestrator.config.tasks.registry import DEFAULT_TASK
 from orchestrator.data import current_hash, open_any_dataset
 from orchestrator.errors import ConfigError, Problem, ResumeError
@@ -130,6 +131,13 @@ def _with_former_names(content: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**content, "trial_scheduler": {**scheduler, "name": _STOPPING}}
 
 
+def _had_pillow_alone(content: Mapping[str, Any], config: SweepConfig) -> bool:
+    """Return whether recorded settings are from before training images of files had a choice of decoders."""
+    if config.task != DEFAULT_TASK or "decoder" in (content.get("dataset") or {"decoder": ""}):
+        return False
+    return facts_of_images(config.dataset, config.task).files
+
+
 def steered_again(config: SweepConfig, history: History) -> tuple[SweepConfig, str]:
     """Return the configuration of a sweep file with the settings that were changed while the sweep ran.
 
@@ -209,7 +217,11 @@ def stored_config(
     history = read_begun(folder.journal)
     content = _with_former_names(moved_config(history.config, runs_dir))
     with network_files_from(recorded_files(folder, history, allow_code=allow_code)):
-        config = load_sweep(content, overrides, values=values, label=f"sweep '{folder.name}'")
+        label = f"sweep '{folder.name}'"
+        config = load_sweep(content, overrides, values=values, label=label)
+        if _had_pillow_alone(content, config):
+            content = {**content, "dataset": {**content["dataset"], "decoder": "pillow"}}
+            config = load_sweep(content, overrides, values=values, label=label)
         named = {section: _named(content, overrides, values, section) for section in contacted}
     uris = {"tracking": config.tracking.uri, "storage": config.storage.uri, "dataset": config.dataset.uri}
     secret = [section for section, uri in uris.items() if uri and "***" in uri]
