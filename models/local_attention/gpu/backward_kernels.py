@@ -15,8 +15,10 @@ import triton.language as tl
 from models.local_attention.gpu.forward_kernel import (
     MASK_EPS,
     NO_SPECIALIZATION,
+    channels_of_head,
     head_window,
-    pixels_of_tile,
+    tile_of_program,
+    tiles_of_map,
 )
 
 __all__ = ["keys_kernel", "queries_kernel"]
@@ -71,17 +73,9 @@ def queries_kernel(
     follows: tl.constexpr,
 ):
     """Compute the gradient of a head's queries of a tile, and the tile's part of those of table and mask."""
-    head, block = tl.program_id(0) % heads, (tl.program_id(0) // heads).to(tl.int64)
-    tiles = tl.cdiv(height, rows) * tl.cdiv(width, cols)
-    image, tile = block // tiles, (block % tiles).to(tl.int32)
-    y, x = pixels_of_tile(tile, width, rows, cols)
-    inside = (y < height) & (x < width)
-    chans = head * dim + tl.arange(0, dim_pad)
-    last = head * dim + dim
-    own = (chans < last)[None, :]
-    across, first = 2 * by_row, heads * dim - by_row
-    has_row, has_col = (chans < last) & (chans < by_row), (chans < last) & (chans >= first)
-    of_rows, of_cols = table + radius * across + chans, table + radius * across + by_row - first + chans
+    head, block, image, tile, y, x, inside = tile_of_program(height, width, heads, rows, cols)
+    across = 2 * by_row
+    chans, own, has_row, has_col, of_rows, of_cols = channels_of_head(table, head, heads, radius, by_row, dim, dim_pad)
     window, reach = head_window(mask, head, heads, radius, heads_pad, rings_pad, masked, follows)
 
     here = (y * q_row + x * q_col)[:, None] + chans[None, :]
@@ -101,7 +95,7 @@ def queries_kernel(
         total = tl.load(totals + here, mask=inside, other=1.0)
         scale = 1.0 / total
         least = tl.min(total, 0)
-        tl.store(smallest + (image * heads + head) * tiles + tile, least)
+        tl.store(smallest + (image * heads + head) * tiles_of_map(height, width, rows, cols) + tile, least)
         # after the softmax, a weight of zero may have a gradient: the end of the ramp
         outer = tl.minimum(window, tl.where(least < SMALL_TOTAL, window, reach + 1))
     lost = along * scale * MASK_EPS
@@ -111,7 +105,7 @@ def queries_kernel(
     by_column = tl.zeros([rows * cols, sides_pad], tl.float32)
     by_ring = tl.zeros([rows * cols, rings_pad], tl.float32)
     to_rows = table_parts + (block * (2 * radius + 1) + radius) * across + chans
-    to_cols = to_rows + by_row - first
+    to_cols = to_rows + across - heads * dim
     k += image * k_image
     v += image * k_image
     weights = mask + head * (radius + 1) if masked else mask
@@ -203,20 +197,13 @@ def keys_kernel(
     follows: tl.constexpr,
 ):
     """Compute the gradients of a head's keys and values of a tile, gathered from the queries around them."""
-    head, block = tl.program_id(0) % heads, tl.program_id(0) // heads
-    tiles = tl.cdiv(height, rows) * tl.cdiv(width, cols)
-    image, tile = (block // tiles).to(tl.int64), block % tiles
-    y, x = pixels_of_tile(tile, width, rows, cols)
-    inside = (y < height) & (x < width)
-    chans = head * dim + tl.arange(0, dim_pad)
-    last = head * dim + dim
-    own = (chans < last)[None, :]
-    across, first = 2 * by_row, heads * dim - by_row
-    has_row, has_col = (chans < last) & (chans < by_row), (chans < last) & (chans >= first)
-    of_rows, of_cols = table + radius * across + chans, table + radius * across + by_row - first + chans
+    head, _, image, _, y, x, inside = tile_of_program(height, width, heads, rows, cols)
+    across = 2 * by_row
+    chans, own, has_row, has_col, of_rows, of_cols = channels_of_head(table, head, heads, radius, by_row, dim, dim_pad)
     window, reach = head_window(mask, head, heads, radius, heads_pad, rings_pad, masked, follows)
     inner = reach
     if masked and not before:
+        tiles = tiles_of_map(height, width, rows, cols)
         least = tl.full([128], 1.0, tl.float32)
         for start in range(0, tiles, 128):
             one = start + tl.arange(0, 128)

@@ -13,18 +13,51 @@ last `by_row` channels.
 import triton
 import triton.language as tl
 
-__all__ = ["MASK_EPS", "NO_SPECIALIZATION", "forward_kernel", "head_window", "pixels_of_tile"]
+__all__ = [
+    "MASK_EPS",
+    "NO_SPECIALIZATION",
+    "channels_of_head",
+    "forward_kernel",
+    "head_window",
+    "tile_of_program",
+    "tiles_of_map",
+]
 
 NO_SPECIALIZATION = ("height", "width", "heads", "radius")  # numbers that change without new programs
 MASK_EPS = tl.constexpr(1e-8)  # as in models/local_attention/tiled.py
 
 
 @triton.jit
-def pixels_of_tile(tile, width, rows: tl.constexpr, cols: tl.constexpr):
-    """Return the row and column on the map of every pixel of a tile."""
-    across = tl.cdiv(width, cols)
+def tiles_of_map(height, width, rows: tl.constexpr, cols: tl.constexpr):
+    """Return the number of tiles of a map."""
+    return tl.cdiv(height, rows) * tl.cdiv(width, cols)
+
+
+@triton.jit
+def tile_of_program(height, width, heads, rows: tl.constexpr, cols: tl.constexpr):
+    """Return what a program computes: head, tile among all images, image, tile of the image, its rows and columns.
+
+    The last value tells which of its pixels are on the map.
+    """
+    head, block = tl.program_id(0) % heads, (tl.program_id(0) // heads).to(tl.int64)
+    tiles, across = tiles_of_map(height, width, rows, cols), tl.cdiv(width, cols)
+    image, tile = block // tiles, (block % tiles).to(tl.int32)
     place = tl.arange(0, rows * cols)
-    return tile // across * rows + place // cols, tile % across * cols + place % cols
+    y, x = tile // across * rows + place // cols, tile % across * cols + place % cols
+    return head, block, image, tile, y, x, (y < height) & (x < width)
+
+
+@triton.jit
+def channels_of_head(table, head, heads, radius, by_row, dim: tl.constexpr, dim_pad: tl.constexpr):
+    """Return the channels of a head, padded, which of them it has, and in which it has embeddings of rows and columns.
+
+    The last two values are the places of these embeddings for an offset of zero.
+    """
+    chans = head * dim + tl.arange(0, dim_pad)
+    own = chans < head * dim + dim
+    first = heads * dim - by_row
+    of_rows = table + radius * 2 * by_row + chans
+    return chans, own[None, :], own & (chans < by_row), own & (chans >= first), of_rows, of_rows + by_row - first
 
 
 @triton.jit
@@ -91,17 +124,9 @@ def forward_kernel(
     follows: tl.constexpr,
 ):
     """Compute the output of a head for a tile of queries, and what the backward pass needs to find its weights."""
-    head, block = tl.program_id(0) % heads, tl.program_id(0) // heads
-    tiles = tl.cdiv(height, rows) * tl.cdiv(width, cols)
-    image, tile = (block // tiles).to(tl.int64), block % tiles
-    y, x = pixels_of_tile(tile, width, rows, cols)
-    inside = (y < height) & (x < width)
-    chans = head * dim + tl.arange(0, dim_pad)
-    last = head * dim + dim
-    own = (chans < last)[None, :]
-    across, first = 2 * by_row, heads * dim - by_row
-    has_row, has_col = (chans < last) & (chans < by_row), (chans < last) & (chans >= first)
-    of_rows, of_cols = table + radius * across + chans, table + radius * across + by_row - first + chans
+    head, _, image, _, y, x, inside = tile_of_program(height, width, heads, rows, cols)
+    across = 2 * by_row
+    chans, own, has_row, has_col, of_rows, of_cols = channels_of_head(table, head, heads, radius, by_row, dim, dim_pad)
     window, reach = head_window(mask, head, heads, radius, heads_pad, rings_pad, masked, follows)
     span = reach if before else window
 
