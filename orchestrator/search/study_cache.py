@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from datetime import datetime
 from typing import Any
 
 import optuna
@@ -38,6 +40,7 @@ class StudyCache(_CachedStorage):
         self._newest: dict[int, int] = {}  # largest id read, by study
         self._blocks: dict[int, list[Write]] = {}  # writes of open blocks, by thread
         self._late: list[Write] = []
+        self._created: int | None = None  # id of the newest trial, until anything is written to a trial
         self._writing = threading.RLock()  # held while collected writes are taken and written
 
     @contextlib.contextmanager
@@ -77,6 +80,7 @@ class StudyCache(_CachedStorage):
             every, self._late = [*self._late, *writes], []
             writes.clear()
             if every:
+                self._created = None
                 self._database.write_together(every)
 
     def _write(self, name: str, trial_id: int, *arguments: Any) -> None:
@@ -115,22 +119,31 @@ class StudyCache(_CachedStorage):
             self._write("set_trial_state_values", trial_id, state, values)
             return True
         self.write_late()
+        self._created = None
         return self._database.set_trial_state_values(trial_id, state, values)
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         """See `optuna.storages.BaseStorage`."""
         self.write_late()
-        return int(super().create_new_trial(study_id, template_trial))
+        trial_id = int(super().create_new_trial(study_id, template_trial))
+        if template_trial is None:
+            self._created = trial_id
+        return trial_id
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """See `optuna.storages.BaseStorage`; with what is collected for the trial."""
         own = self._blocks.get(threading.get_ident(), [])
         with self._writing:
             writes = [write for write in [*self._late, *own] if write.trial_id == trial_id]
-            if any(write.name == "set_trial_state_values" for write in writes):
-                self.write_late()
-                writes = []
-            return _with_writes(super().get_trial(trial_id), writes)
+            return _with_writes(self._created_trial(trial_id) or super().get_trial(trial_id), writes)
+
+    def _created_trial(self, trial_id: int) -> FrozenTrial | None:
+        """Return the trial that was created last, where nothing was written to it since; it needs no reading."""
+        if trial_id != self._created:
+            return None
+        study_id, number = self.get_study_and_number(trial_id)
+        with self._lock:
+            return copy.deepcopy(self._studies[study_id].trials[number])
 
     def rest(self, trial_id: int) -> None:
         """Read a trial a last time, and no more until `wake`."""
@@ -215,4 +228,7 @@ def _with_writes(trial: FrozenTrial, writes: Iterable[Write]) -> FrozenTrial:
             case "set_trial_system_attr":
                 name, value = write.arguments
                 trial.system_attrs[name] = json.loads(json.dumps(value))
+            case "set_trial_state_values":
+                trial.state, trial.values = write.arguments
+                trial.datetime_complete = datetime.now()
     return trial

@@ -142,6 +142,9 @@ def read_again(study: optuna.Study) -> FrozenTrial:
 @pytest.mark.parametrize("block", [together, later])
 def test_what_a_block_sets_is_read_within_it_and_after_it(study: optuna.Study, block: Any) -> None:
     trial, storage = study.ask(), study._storage
+    created, stored = storage.get_trial(trial._trial_id), read_again(study)
+    assert facts([created]) == facts([stored])
+    assert created.datetime_start == stored.datetime_start
     with block(study):
         assert trial.suggest_float("lr", 0.1, 1, log=True) == pytest.approx(trial.suggest_float("lr", 0.1, 1, log=True))
         trial.suggest_categorical("optimizer", ["sgd", "adamw"])
@@ -204,10 +207,10 @@ def test_a_commit_whose_answer_is_lost_is_not_repeated(study: optuna.Study, monk
         patched.setattr(session_class, "commit", loses)
         with together(study):
             trial.set_user_attr("outcome", "finished")
-            study.tell(trial, 0.5)
+            told = study.tell(trial, 0.5)
     assert lost
-    stored = read_again(study)
-    assert (stored.state, stored.value, stored.user_attrs) == (TrialState.COMPLETE, 0.5, {"outcome": "finished"})
+    for ended in (told, read_again(study)):
+        assert (ended.state, ended.value, ended.user_attrs) == (TrialState.COMPLETE, 0.5, {"outcome": "finished"})
 
 
 def test_writes_that_conflict_are_carried_out_one_by_one(study: optuna.Study) -> None:
