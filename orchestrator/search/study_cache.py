@@ -54,11 +54,13 @@ class StudyCache(_CachedStorage):
 
     @contextlib.contextmanager
     def later(self) -> Iterator[None]:
-        """Collect what this thread sets on trials, to be written before anything else is read or written."""
+        """Collect what this thread sets on trials, to be written before anything else is; also after an error."""
         with self._collected() as writes:
-            yield
-            with self._writing:
-                self._late += writes
+            try:
+                yield
+            finally:
+                with self._writing:
+                    self._late += writes
 
     @contextlib.contextmanager
     def _collected(self) -> Iterator[list[Write]]:
