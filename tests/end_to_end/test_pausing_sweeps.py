@@ -27,7 +27,7 @@ from tests.support.cluster_state import assert_nothing_left
 from tests.support.networks.own_file import HeldFile
 from tests.support.sweeps.local_ray import local_ray
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).resolve().parents[2]
 EPOCHS, TRIALS = 3, 3

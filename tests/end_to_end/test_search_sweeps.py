@@ -19,7 +19,7 @@ from orchestrator.search.storage import open_storage
 from tests.support.servers.postgresql import PASSWORD, PostgresqlServer
 from tests.support.sweeps.local_ray import local_ray
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 TINY = {
     "name": "tiny",

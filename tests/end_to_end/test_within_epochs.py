@@ -29,7 +29,7 @@ from orchestrator.training.trial import Trial
 from orchestrator.training.workers import Workers
 from tests.support.sweeps.local_ray import local_ray
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.usefixtures("one_thread")]
 
 LIMIT_S = 4.0
 STEPS = 288  # 1,437 images, of which a fifth is held out, in batches of 4
@@ -92,7 +92,6 @@ def uninterrupted(config: dict[str, Any], sweep: dict[str, Any], place: Path) ->
     return reports[-1]
 
 
-@pytest.mark.timeout(600)
 def test_a_budget_of_time_ends_within_an_epoch_and_the_trial_resumes_there(tmp_path: Path) -> None:
     pause = tmp_path / "pause"
     pause.touch()
