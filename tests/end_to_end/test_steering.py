@@ -26,7 +26,7 @@ from orchestrator.steering.requests import SteeringError
 from tests.orchestrator.notify.test_webhook import receiver
 from tests.support.sweeps.local_ray import local_ray
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 EPOCHS = 1000  # no trial comes that far while it is steered
 SWEEP: dict[str, Any] = {
