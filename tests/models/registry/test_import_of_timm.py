@@ -13,7 +13,7 @@ import torch
 disable = torch.compiler.disable
 import models, timm.optim, torchvision
 
-assert not any(name.startswith("torch._dynamo") for name in sys.modules)
+assert not any(name.startswith(("torch._dynamo", "torch.distributed.tensor", "sympy")) for name in sys.modules)
 assert torch.compiler.disable is disable
 assert timm.optim.kron.has_dynamo and timm.layers._fx.has_fx_feature_extraction
 
@@ -33,6 +33,22 @@ assert torchvision.ops.roi_align.__globals__["is_compile_supported"]("cpu") is u
 assert not any("import_of_timm" in type(finder).__module__ for finder in sys.meta_path)
 """
 
+DISTRIBUTED = """
+import torch
+import models
+from timm.optim import muon
+
+weight = torch.tensor([[3.0, 1.0], [1.0, 2.0]])
+assert muon.has_dtensor and not isinstance(weight, muon.DTensor)
+import torch.distributed as dist
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+from torch.distributed.tensor import DTensor, distribute_tensor, init_device_mesh
+found = distribute_tensor(weight, init_device_mesh("cpu", (1,)))
+assert isinstance(found, muon.DTensor) and not isinstance(weight, muon.DTensor)
+result = muon.zeropower_via_newtonschulz(found, 5, [(3.4445, -4.775, 2.0315)])
+assert isinstance(result, DTensor)
+"""
+
 LOADED_BEFORE = """
 import torch._dynamo.utils
 import torch
@@ -43,6 +59,6 @@ assert torch._dynamo is compiler and torch._dynamo.config.recompile_limit == 1_0
 
 
 def test_the_compiler_is_not_imported_and_works_once_it_is_used() -> None:
-    for program in (PROGRAM, LOADED_BEFORE):
+    for program in (PROGRAM, LOADED_BEFORE, DISTRIBUTED):
         done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
