@@ -71,8 +71,8 @@ class JournalFollower(ABC):
         """Start the thread; returns at once.
 
         Args:
-            after_report: Whether it connects only after the first report of a trial, or 5 s: the imports of the target's
-                client would delay the first trial by a second.
+            after_report: Whether it connects only after the first report of a trial, or 5 s: importing the client
+                would delay the first trial by a second.
         """
         if after_report:
             self._first_byte = self._journal.stat().st_size

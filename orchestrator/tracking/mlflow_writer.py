@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.files.sqlite_files import sqlite_file
 from orchestrator.records.events import Event, TrialEnded, TrialPaused, TrialProgressed, TrialReported
 from orchestrator.tracking.journal_follower import JournalFollower
-from orchestrator.tracking.mlflow_client import open_client
+from orchestrator.tracking.mlflow_client import open_client, silence_mlflow
 from orchestrator.uris import without_password
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class MlflowWriter(JournalFollower):
     def _connect(self) -> None:
         from orchestrator.tracking.event_recorder import EventRecorder
 
+        silence_mlflow()  # again: its import sets the levels of its loggers
         self._recorder = EventRecorder(
             open_client(self.tracking_uri),
             experiment=self._experiment,

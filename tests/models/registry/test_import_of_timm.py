@@ -31,22 +31,19 @@ assert settings.recompile_limit == 1_000_000  # as timm's optimiser kron sets it
 assert utilities.__file__ and settings.__loader__.__class__.__name__ == "SourceFileLoader"
 assert torchvision.ops.roi_align.__globals__["is_compile_supported"]("cpu") is utilities.is_compile_supported("cpu")
 assert not any("import_of_timm" in type(finder).__module__ for finder in sys.meta_path)
-"""
 
-DISTRIBUTED = """
-import torch
-import models
 from timm.optim import muon
 
 weight = torch.tensor([[3.0, 1.0], [1.0, 2.0]])
 assert muon.has_dtensor and not isinstance(weight, muon.DTensor)
 import torch.distributed as dist
+
 dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 from torch.distributed.tensor import DTensor, distribute_tensor, init_device_mesh
+
 found = distribute_tensor(weight, init_device_mesh("cpu", (1,)))
 assert isinstance(found, muon.DTensor) and not isinstance(weight, muon.DTensor)
-result = muon.zeropower_via_newtonschulz(found, 5, [(3.4445, -4.775, 2.0315)])
-assert isinstance(result, DTensor)
+assert isinstance(muon.zeropower_via_newtonschulz(found, 1, [(3.4445, -4.775, 2.0315)]), DTensor)
 """
 
 LOADED_BEFORE = """
@@ -59,6 +56,6 @@ assert torch._dynamo is compiler and torch._dynamo.config.recompile_limit == 1_0
 
 
 def test_the_compiler_is_not_imported_and_works_once_it_is_used() -> None:
-    for program in (PROGRAM, LOADED_BEFORE, DISTRIBUTED):
+    for program in (PROGRAM, LOADED_BEFORE):
         done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
