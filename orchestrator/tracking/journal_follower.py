@@ -165,7 +165,7 @@ class JournalFollower(ABC):
                     at_once = min(2 * at_once, _EVENTS_PER_BATCH)
             except Exception as error:  # for any error, the journal keeps the events and the next round repeats them
                 self._record_failure(error)
-                if self.fault and self._stop.is_set() and (not connected or at_once == 1):
+                if self.fault and stopping and (not connected or at_once == 1):
                     return
                 at_once = max(1, at_once // 4)
                 if not (self.fault and self._stop.is_set()) and self._abandoned.wait(_RETRY_S):

@@ -46,7 +46,7 @@ def without_count_of_callbacks() -> Iterator[None]:
     To tell its own kinds of callbacks, Ray imports MLflow for it: a second of processor time before the first trial.
     """
     names = vars(usage)
-    before, names["_count_callbacks"] = names["_count_callbacks"], lambda callbacks: {}
+    before, names["_count_callbacks"] = names["_count_callbacks"], lambda _: {}
     try:
         yield
     finally:
