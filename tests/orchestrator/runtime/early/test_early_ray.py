@@ -43,7 +43,7 @@ def seen_by(process):
 
 def facts():
     found = {each.name(): each for each in psutil.Process().children(recursive=True)}
-    worker = psutil.Process(ray.get(ray.remote(os.getpid).remote()))
+    worker = psutil.Process(ray.get(ray.remote(lambda: os.getpid()).remote()))
     resources = {name: value for name, value in ray.cluster_resources().items() if "memory" not in name}
     return {
         "raylet": seen_by(found["raylet"]), "gcs_server": seen_by(found["gcs_server"]),

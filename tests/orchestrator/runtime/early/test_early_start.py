@@ -19,6 +19,7 @@ from orchestrator.errors import ClusterError
 from orchestrator.runtime.early import early_start
 from orchestrator.runtime.early.early_start import EarlyInstance, begin_early, end_early, take_instance
 from orchestrator.runtime.forking import fork_server
+from orchestrator.runtime.forking.environment import chosen_address
 
 ROOT = Path(__file__).resolve().parents[4]
 # Starts a process with a child, as the raylet has its agents; waits for a file before it has started.
@@ -193,6 +194,9 @@ def test_none_is_begun_where_a_cluster_is_joined(monkeypatch: pytest.MonkeyPatch
     begin_early("auto", ("json",))
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.7:6379")
     begin_early(None, ("json",))
+    assert chosen_address(None) == "10.0.0.7:6379"
+    monkeypatch.delenv("RAY_ADDRESS")
+    assert chosen_address(None) == "local"
 
 
 def test_the_session_starts_its_own_with_a_version_of_ray_that_was_not_tested(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ import pytest
 from orchestrator.errors import ClusterError
 from orchestrator.lanes.lane_modules import LANE_MODULES
 from orchestrator.runtime.forking import fork_server, start_worker
-from orchestrator.runtime.forking.environment import chosen_address, differences, prepare_environment
+from orchestrator.runtime.forking.environment import differences, prepare_environment
 from orchestrator.runtime.forking.fork_server import ForkServer
 from orchestrator.runtime.forking.start_worker import SCRIPT, SOCKET
 
@@ -269,16 +269,6 @@ def test_it_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(fork_server.SWITCH, "no")
     with pytest.raises(ClusterError, match=r"SPATIALSWEEP_FORK_WORKERS is 'no'\. Set it to 1, or to 0"):
         fork_server.begin(LANE_MODULES)
-
-
-def test_no_server_is_started_for_a_cluster_that_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fork_server, "begin", lambda _: pytest.fail("it was started"))
-    fork_server.begin_early("auto", LANE_MODULES)
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.7:6379")
-    fork_server.begin_early(None, LANE_MODULES)
-    assert chosen_address(None) == "10.0.0.7:6379"
-    monkeypatch.delenv("RAY_ADDRESS")
-    assert chosen_address(None) == "local"
 
 
 def test_variables_of_one_worker_may_differ() -> None:
