@@ -69,9 +69,7 @@ def chosen_sampler(search: SearchPlan) -> SamplerChoice | None:
     )
 
 
-def _choices(
-    space: SearchSpace, trials: int, objectives: int, constraints: int, rules: int
-) -> Iterator[SamplerChoice]:
+def _choices(space: SearchSpace, trials: int, objectives: int, constraints: int, rules: int) -> Iterator[SamplerChoice]:
     """Yield the choices of all rules that apply, in their order."""
     searched = {name: domain for name, domain in space.items() if not isinstance(domain, ConstantDomain)}
     points = grid_size(space)
