@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from orchestrator import load_sweep, resume_sweep, run_sweep
+from orchestrator.notify import notifications
 from orchestrator.records.history import read_history
 from orchestrator.records.ledger import TrialStatus
 from orchestrator.steering.client import (
@@ -27,11 +28,12 @@ from tests.support.sweeps.local_ray import local_ray
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
+EPOCHS = 1000  # no trial comes that far while it is steered
 SWEEP: dict[str, Any] = {
     "name": "steered",
     "dataset": {"name": "digits"},
     "model": {"name": "conv_resnet26_small"},
-    "training": {"epochs": 40, "global_batch_size": 512, "optimizer": "adamw", "lr": 0.003, "warmup_epochs": 0},
+    "training": {"epochs": EPOCHS, "global_batch_size": 512, "optimizer": "adamw", "lr": 0.003, "warmup_epochs": 0},
     "search": {
         "lr": {"type": "float", "low": 1e-4, "high": 1e-1, "log": True},
         "optimizer": ["sgd", "adamw"],
@@ -85,13 +87,14 @@ def steer(folder: Path, answers: list[str]) -> None:
     answers.append(end_sweep(folder))
 
 
-def test_a_running_sweep_is_steered_and_resumed_as_steered(tmp_path: Path) -> None:
+def test_a_running_sweep_is_steered_and_resumed_as_steered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notifications, "_DRAIN_S", 60.0)
     folder, answers = tmp_path / "steered", []
     user = threading.Thread(target=steer, args=(folder, answers), daemon=True)
     user.start()
     with receiver(200) as webhook:
         first = run_sweep(load_sweep({**SWEEP, "runs_dir": str(tmp_path), "notify": webhook.url}))
-    user.join(30)
+    user.join()
     events = [body["event"] for body in webhook.bodies]
     assert (events[0], events[-1], set(events[1:-1])) == ("sweep_started", "sweep_interrupted", {"new_best"})
     assert b"T0KEN-of-the-user" not in (folder / "journal.jsonl").read_bytes()

@@ -65,7 +65,7 @@ def test_an_address_where_no_cluster_answers_is_a_plain_error(tmp_path: Path) ->
 
 def test_a_command_without_an_output_ends_as_any_other() -> None:
     command = f"{sys.executable} -m orchestrator --version >&-"
-    done = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -94,5 +94,5 @@ __main__.run()
 
 
 def test_a_command_ends_after_the_cleanup_and_without_a_teardown() -> None:
-    done = subprocess.run([sys.executable, "-c", ENDING], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", ENDING], cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert (done.returncode, done.stdout, done.stderr) == (3, "done; cleaned up\n", "")

@@ -25,7 +25,7 @@ from orchestrator.records.ledger import TrialStatus
 from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study
 from orchestrator.server_addresses import embedded_uri
-from tests.support.servers.mlflow_server import free_port
+from tests.support.servers.ports import free_port
 from tests.support.sweeps.fake_sweeps import PLAN, write_sweep
 from tests.support.sweeps.plans import search_plan
 from tests.support.sweeps.tracked_sweep import replay

@@ -23,7 +23,7 @@ from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.server_addresses import embedded_uri
 from orchestrator.tracking.journal_follower import JournalFollower
 from tests.support.journal_events import rewrite
-from tests.support.servers.mlflow_server import free_port
+from tests.support.servers.ports import free_port
 from tests.support.sweeps.fake_sweeps import write_sweep
 from tests.support.sweeps.tracked_sweep import DATASET, replay
 

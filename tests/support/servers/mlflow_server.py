@@ -16,13 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from orchestrator.tracking.mlflow_client import place_empty_database
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
+from tests.support.servers.ports import free_port
 
 # `urlopen` would keep the proxies of the environment in which a process calls it first.
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
