@@ -6,8 +6,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from typer.testing import CliRunner
 
 from orchestrator.cli import run
 from orchestrator.cli.main import app
+from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[3]
 DIGITS = ROOT / "sweeps" / "digits.yaml"
@@ -25,13 +24,6 @@ COMMAND = [sys.executable, "-m", "orchestrator"]
 def spatialsweep(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     own = os.environ | environ
     return subprocess.run([*COMMAND, *arguments], cwd=ROOT, env=own, capture_output=True, text=True, timeout=240)
-
-
-def wait_for(condition: Callable[[], Any], timeout_s: float = 120) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.1)
 
 
 def test_version() -> None:
@@ -47,7 +39,7 @@ def test_bad_input_is_listed_whole_and_leaves_nothing(tmp_path: Path) -> None:
             "--set", "training.lrr=0.1", "--set", "search.model.choices=[adaptive_resnet26_smal]",
             "--set", "dataset.name=digit", TMPDIR=short, RAY_TMPDIR=short,
         )  # fmt: skip
-        wait_for(lambda: not any(Path(short).glob("fork*")), 10)  # the fork server ends by itself
+        wait_for(lambda: not any(Path(short).glob("fork*")))  # the fork server ends by itself
         assert list(Path(short).iterdir()) == []  # the instance of Ray has ended with the command
     assert done.returncode == 2
     assert done.stdout == ""

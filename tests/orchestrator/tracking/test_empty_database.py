@@ -164,7 +164,7 @@ def test_a_missing_folder_is_an_error_and_servers_are_left_alone(tmp_path: Path,
 
 
 def add_experiment(uri: str, name: str, begin: multiprocessing.synchronize.Event) -> None:
-    begin.wait(60)
+    begin.wait(200)
     open_client(uri).create_experiment(name)
 
 
@@ -177,7 +177,7 @@ def test_processes_that_begin_together_use_one_database(tmp_path: Path, cache: P
         process.start()
     begin.set()
     for process in started:
-        process.join(60)
+        process.join(200)
     assert [process.exitcode for process in started] == [0, 0, 0]
     found = MlflowClient(embedded_uri(tmp_path)).search_experiments()
     assert {experiment.name for experiment in found} == {"Default", *names}

@@ -7,10 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -20,6 +18,7 @@ from orchestrator.runtime.early import early_start
 from orchestrator.runtime.early.early_start import EarlyInstance, begin_early, end_early, take_instance
 from orchestrator.runtime.forking import fork_server
 from orchestrator.runtime.forking.environment import chosen_address
+from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[4]
 # Starts a process with a child, as the raylet has its agents; waits for a file before it has started.
@@ -53,13 +52,6 @@ from orchestrator.runtime.early import early_start
 early_start._instances.append(early_start.EarlyInstance(None, verbose=False, starter="starter_of_test"))
 print("begun", flush=True)
 """
-
-
-def wait_for(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 class Starter:

@@ -12,8 +12,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from orchestrator.runtime.forking import fork_server, start_worker
 from orchestrator.runtime.forking.environment import differences, prepare_environment
 from orchestrator.runtime.forking.fork_server import ForkServer
 from orchestrator.runtime.forking.start_worker import SCRIPT, SOCKET
+from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[4]
 CLIENT = ROOT / "orchestrator" / "runtime" / "forking" / "start_worker.py"
@@ -52,15 +52,11 @@ if __name__ == "__main__":
 FILES = 240
 
 
-def wait_for(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 180
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 @pytest.fixture(scope="module")
