@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from orchestrator.steering.requests import SteeringError
 from tests.support.journal_events import rewrite
 from tests.support.networks.own_file import HeldFile
 from tests.support.sweeps.command_line import run_command
+from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 EPOCHS, TRIALS = 5, 3
@@ -58,13 +58,6 @@ def held(*arguments):
 Ledger.trial_ended = held
 main()
 """
-
-
-def wait_for(condition: Callable[[], Any], timeout_s: float = 300) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.05)
 
 
 class Sweep:

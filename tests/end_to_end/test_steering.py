@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from orchestrator.steering.client import (
 from orchestrator.steering.requests import SteeringError
 from tests.orchestrator.notify.test_webhook import receiver
 from tests.support.sweeps.local_ray import local_ray
+from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -51,13 +51,6 @@ def ray_instance() -> Iterator[None]:
     """One Ray instance for all sessions here."""
     with local_ray(num_cpus=2):
         yield
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 180
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def steer(folder: Path, answers: list[str]) -> None:

@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
@@ -123,8 +124,8 @@ def test_another_version_of_mlflow_uses_a_file_of_its_own(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     name = cached(prepared).name
-    assert name.startswith(f"mlflow-{mlflow_client.mlflow.__version__}-")
-    monkeypatch.setattr(mlflow_client.mlflow, "__version__", "3.99.0")
+    assert name.startswith(f"mlflow-{mlflow.__version__}-")
+    monkeypatch.setattr(mlflow, "__version__", "3.99.0")
     assert f"mlflow-{mlflow_client._schema()}.db" == name.replace(name.split("-")[1], "3.99.0")
 
 

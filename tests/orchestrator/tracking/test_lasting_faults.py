@@ -26,6 +26,7 @@ from tests.support.journal_events import rewrite
 from tests.support.servers.ports import free_port
 from tests.support.sweeps.fake_sweeps import write_sweep
 from tests.support.sweeps.tracked_sweep import DATASET, replay
+from tests.support.waiting import wait_for
 
 TRIALS = [(TrialStatus.FINISHED, [0.5])]
 DEADLINE_S = 100.0
@@ -193,10 +194,3 @@ def writer_of(folder: Path) -> JournalFollower:
         experiment="tests",
         artifacts=folder.parent / "artifacts",
     )
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

@@ -25,6 +25,7 @@ from orchestrator.tracking.event_recorder import EventRecorder
 from orchestrator.tracking.mlflow_runs import KEY
 from orchestrator.tracking.mlflow_writer import MlflowWriter
 from tests.support.servers.mlflow_server import BadConnection, MlflowServer
+from tests.support.waiting import wait_for
 
 TRIALS, EPOCHS = 8, 4
 TOLERANCE_S = 1e-9
@@ -95,13 +96,6 @@ def connection(mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> 
     connection = BadConnection(mlflow_server.port)
     yield connection
     connection.close()
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 200
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def assert_mlflow_has_the_tables(uri: str, folder: Path) -> None:
