@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[4]
 # Starts both kinds of instance one after the other, and is killed in the second.
 DRIVER = """
-import base64, json, os, re, signal, sys
+import base64, contextlib, json, os, re, signal, sys, time
 import psutil, ray
 from orchestrator.runtime.early import early_start
 from orchestrator.runtime.ray_session import ray_session
@@ -42,8 +42,18 @@ def seen_by(process):
         "token": len(environ["RAY_AUTH_TOKEN"]), "forked": "SPATIALSWEEP_FORK_SERVER" in environ,
     }
 
+def processes_by_name():
+    # Ray's agents give themselves their names a while after they have started.
+    found = {}
+    while not {"ray::D", "ray::R"} <= {name[:6] for name in found}:
+        time.sleep(0.05)
+        for each in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found[each.name()] = each
+    return found
+
 def facts():
-    found = {each.name(): each for each in psutil.Process().children(recursive=True)}
+    found = processes_by_name()
     worker = psutil.Process(ray.get(ray.remote(lambda: os.getpid()).remote()))
     resources = {name: value for name, value in ray.cluster_resources().items() if "memory" not in name}
     return {
@@ -74,6 +84,7 @@ with ray_session(modules=MODULES):
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_it_has_the_settings_of_an_own_instance_and_ends_with_a_killed_driver() -> None:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     done = subprocess.run([sys.executable, "-c", DRIVER], env=environ, cwd=ROOT, capture_output=True, text=True)
@@ -90,7 +101,7 @@ def test_it_has_the_settings_of_an_own_instance_and_ends_with_a_killed_driver() 
     assert early["worker"][0]
     assert [name for name in found["left"] if not name.startswith("python")] == []
     assert found["mode"] == 0o700
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 200
     while any(map(runs, found["processes"])) or Path(found["folder"]).exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
