@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
+from torch.distributed._functional_collectives import all_reduce
 
 
 def is_single() -> bool:
@@ -24,15 +25,22 @@ class _SumOverRanks(torch.autograd.Function):
 
     @staticmethod
     def forward(_ctx: Any, values: Tensor) -> Tensor:
-        total = values.contiguous().clone()
-        dist.all_reduce(total)
-        return total
+        return _total(values)
 
     @staticmethod
     def backward(_ctx: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].contiguous().clone()
-        dist.all_reduce(total)
+        return _total(gradients[0])
+
+
+def _total(values: Tensor) -> Tensor:
+    """Sum over ranks, into a new tensor."""
+    if torch.compiler.is_compiling():
+        # torch 2.11 compiles the sum in place of the other branch to a program that returns this rank's part.
+        total: Tensor = all_reduce(values.contiguous(), "sum", dist.group.WORLD)
         return total
+    total = values.contiguous().clone()
+    dist.all_reduce(total)
+    return total
 
 
 def sums_for(norm: nn.Module, sums: Tensor) -> Tensor:

@@ -104,8 +104,8 @@ class TrainingConfig(AugmentationConfig):
         precision: Type of the arithmetic; weights stay float32, and `float16` scales the loss.
         channels_last: Memory format with the channels last, which is often faster for convolutions.
         compile: Compilation of the network with `torch.compile`, at a cost of minutes before the first step.
-        compiled_autograd: Compilation of the whole backward pass, with the gradients of the loss and their exchange among
-            the workers, together with that of the network.
+        compiled_autograd: Compilation of the whole backward pass in addition to that of the network: with the loss,
+            with what is added to gradients, and with their exchange among the workers.
         sync_batch_norm: Batch norm statistics over the images of all workers instead of each worker's own.
         gradient_checkpointing: Second computation of the inside of each block in the backward pass, to save memory.
         ema_decay: Decay of a moving average of the weights, which is evaluated and kept instead of them.
