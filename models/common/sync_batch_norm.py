@@ -36,8 +36,9 @@ def _total(values: Tensor) -> Tensor:
     """Sum over ranks, into a new tensor."""
     if torch.compiler.is_compiling():
         # torch 2.11 compiles the sum in place of the other branch to a program that returns this rank's part.
-        total: Tensor = all_reduce(values.contiguous(), "sum", dist.group.WORLD)
-        return total
+        group = dist.group.WORLD
+        assert group is not None
+        return all_reduce(values.contiguous(), "sum", group)
     total = values.contiguous().clone()
     dist.all_reduce(total)
     return total
