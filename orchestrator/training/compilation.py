@@ -51,11 +51,19 @@ class Compilation:
 
         Args:
             network: Result of `Workers.wrap` within `settings`.
+
+        Raises:
+            TrialFailedError: The network would be compiled again and again, until torch stops to do so.
         """
         if not self._training.compile:
             return network
-        # Code for all sizes, which replaces that for one once there is a second, would round differently before and
-        # after; a resumed trial meets the sizes in another order.
+        if self._training.compiled_autograd and any(map(_compiles_its_window, network.modules())):
+            raise TrialFailedError(
+                "training.compiled_autograd: got True; on this device each change of a learned span is compiled anew, "
+                "and torch stops after a few. Leave it out, or train on GPUs, whose kernels read the spans"
+            )
+        # Code for all sizes, which replaces that for one once there is a second, may round differently; a resumed trial
+        # meets the sizes in another order.
         dynamic = False if self._training.compiled_autograd else None
         return torch.compile(network, backend=_BACKEND, dynamic=dynamic)
 
@@ -97,6 +105,10 @@ class Compilation:
                 f"training.compiled_autograd: got True; torch cannot compile the training step of this network "
                 f"({first_line(error)}). Leave it out"
             ) from error
+
+
+def _compiles_its_window(layer: nn.Module) -> bool:
+    return getattr(layer, "compiles_its_window", False)
 
 
 @contextmanager

@@ -183,9 +183,22 @@ def test_a_resumed_trial_ends_bit_equal(tmp_path: Path, monkeypatch: pytest.Monk
     assert differences(resumed.train_state.state_dict(), whole.train_state.state_dict()) == []
 
 
+def test_spans_that_a_processor_reads_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    training = TrainingConfig(**COMPILED)
+    with pytest.raises(TrialFailedError, match=r"compiled_autograd: got True; on this device each change of a learned"):
+        Compilation(training, Workers()).compiled(TINY["adaptive"]())
+    frozen = TINY["adaptive"]()
+    for name, parameter in frozen.named_parameters():
+        parameter.requires_grad_(not name.endswith("span"))
+    assert Compilation(training, Workers()).compiled(frozen) is not None
+    monkeypatch.setenv("TRITON_INTERPRET", "1")  # as on GPUs
+    assert Compilation(training, Workers()).compiled(TINY["adaptive"]()) is not None
+
+
 @pytest.mark.long
 @pytest.mark.usefixtures("traced")
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", [name for name in TINY if not name.startswith("adaptive")])
 def test_every_family_learns_the_same(name: str) -> None:
     torch.manual_seed(0)
     network = TINY[name]()
