@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.common.bottleneck import Bottleneck
+from models.common.merging import convolved, normed_conv
 from models.common.options import ModelOptionError, OptionProblem
 from models.common.resnet import BlockSite
 from models.padding import Padding, WholeMapLayer
@@ -60,7 +61,8 @@ class NonLocal(WholeMapLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed, attend, project back, add."""
-        embedded = self.embed(x).contiguous(memory_format=torch.channels_last)  # rows of channels, as attention reads
+        # rows of channels, as attention reads
+        embedded = convolved(self.embed, x).contiguous(memory_format=torch.channels_last)
         q, k, v = embedded.chunk(3, dim=1)
         padding, covered = self.padding_of_batch, None
         if padding is None:
@@ -69,7 +71,7 @@ class NonLocal(WholeMapLayer):
             covered, k, v = self._pooled_within(padding, k, v)
         queries, keys, values = (y.flatten(2).transpose(1, 2)[:, None] for y in (q, k, v))
         read = functional.scaled_dot_product_attention(queries, keys, values, covered, scale=self.scale)
-        y: Tensor = self.bn(self.expand(read[:, 0].transpose(1, 2).reshape(q.shape)))
+        y: Tensor = normed_conv(self.expand, self.bn, read[:, 0].transpose(1, 2).unflatten(2, q.shape[2:]))
         return x + y
 
     def _pooled_within(self, padding: Padding, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
