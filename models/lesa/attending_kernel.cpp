@@ -134,10 +134,10 @@ static void products(Square<T>& out, const Factors<T>& f, int64_t count) {
     for (int64_t i = 0; i < count;) {
         const bool many = i + ROWS <= count;
         int64_t j = 0;
-        for (; j + 2 * LANES<T> <= wide; j += 2 * LANES<T>)
-            many ? products_block<T, ROWS, 2>(out.at(i) + j, out.step, f, i, j)
-                 : products_block<T, 1, 2>(out.at(i) + j, out.step, f, i, j);
-        if (j < wide)
+        for (; j + 4 * LANES<T> <= wide; j += 4 * LANES<T>)
+            many ? products_block<T, ROWS, 4>(out.at(i) + j, out.step, f, i, j)
+                 : products_block<T, 1, 4>(out.at(i) + j, out.step, f, i, j);
+        for (; j < wide; j += LANES<T>)
             many ? products_block<T, ROWS, 1>(out.at(i) + j, out.step, f, i, j)
                  : products_block<T, 1, 1>(out.at(i) + j, out.step, f, i, j);
         i += many ? ROWS : 1;

@@ -23,7 +23,9 @@ LESA_ATTENTION = Kernel(
     name="lesa_attention",
     source=_SOURCE,
     headers=(VECTORS,),
-    functions=tuple(f"spatialsweep_lesa_{step}_{dtype}" for step in ("forward", "backward") for dtype in ("f32", "f64")),
+    functions=tuple(
+        f"spatialsweep_lesa_{step}_{dtype}" for step in ("forward", "backward") for dtype in ("f32", "f64")
+    ),
 )
 """Compiled attention of LESA."""
 
