@@ -41,9 +41,11 @@ struct RowsOf {
     std::vector<T> data;
     RowsOf(int64_t rows, int64_t chs) : width(whole<T>(chs)), data(rows * width) {}
     void read(const T* from, int64_t rows, int64_t chs) {
+        if (chs == width) return (void)std::memcpy(data.data(), from, rows * chs * sizeof(T));
         for (int64_t i = 0; i < rows; ++i) std::memcpy(&data[i * width], from + i * chs, chs * sizeof(T));
     }
     void write(T* to, int64_t rows, int64_t chs) const {
+        if (chs == width) return (void)std::memcpy(to, data.data(), rows * chs * sizeof(T));
         for (int64_t i = 0; i < rows; ++i) std::memcpy(to + i * chs, &data[i * width], chs * sizeof(T));
     }
 };
