@@ -117,7 +117,8 @@ class LocallyEnhancedAttention(nn.Module):
         fusion_groups: Groups of the convolutions of the gate; 1 when left out.
         binary: False for the unary term alone, with nothing to fuse.
         recompute_terms: True to compute the terms again in the backward pass instead of keeping what they need for it;
-            batch norms in training mode then count each batch twice in their running statistics.
+            batch norms in training mode then count each batch twice in their running statistics, which the training
+            loop restores.
         stride: Side of the average pooling at the end; 1 for none.
 
     Raises:

@@ -85,14 +85,14 @@ def _loss(logits: Tensor, class_map: Tensor, num_classes: int) -> Tensor:
     """Compute the mean cross-entropy over the pixels with a class; zero where there are none.
 
     Raises:
-        ModelOptionError: The map is of another size, or has classes that the network does not have.
+        ModelOptionError: The map is of another size, or, on a CPU, has classes that the network does not have.
     """
     wanted = class_map.long()
     if wanted.shape != (logits.shape[0], *logits.shape[2:]):
         rule = f"the images are {tuple(logits.shape[2:])} in a batch of {len(logits)}"
         problem = OptionProblem("class_map", tuple(wanted.shape), rule, "Resize class maps with their images.")
         raise ModelOptionError([problem])
-    if not wanted.is_meta:  # a network on shapes alone, whose memory is counted, has no values
+    if wanted.is_cpu:  # a GPU would have to finish first, and its cross-entropy checks classes itself
         _check_classes(wanted, num_classes)
     total = functional.cross_entropy(logits, wanted, ignore_index=IGNORED, reduction="sum")
     return total / (wanted != IGNORED).sum().clamp_min(1)

@@ -28,6 +28,7 @@ from orchestrator.records.trials import TrialRecord
 from orchestrator.results.stored_sweep import StoredSweep, find_sweep, read_sweep
 from orchestrator.search.allocation.allocator import AllocationSetting, Allocator
 from orchestrator.search.allocation.rules import ALLOCATORS
+from orchestrator.search.samplers.choice import FIRST_RULES, NEWEST_RULES
 from orchestrator.search.samplers.samplers import create_sampler
 from orchestrator.search.simulation.curves import Curve, ListedCurves
 from orchestrator.search.simulation.simulator import SimulationSetting, simulate
@@ -216,6 +217,10 @@ def _parse(
     wanted = AUTO if strategy == AUTO else names.sampler
     if wanted not in (None, sampler.name):
         sampler = SamplerConfig.model_validate({"name": wanted})
+    elif wanted == AUTO:
+        sampler = sampler.model_copy(update={"rules": NEWEST_RULES})
+    elif sampler.name == AUTO and "rules" not in (stored.config.get("sampler") or {}):
+        sampler = sampler.model_copy(update={"rules": FIRST_RULES})
     scheduler = scheduler.model_copy(update={"name": chosen or scheduler.name})
     if scheduler.name == _NOT_REPLAYED and not problems:
         message = f"'{_NOT_REPLAYED}' changes settings while it trains, which no recorded curve can show"

@@ -12,6 +12,7 @@ from orchestrator.config.sections.first_trials import PAPERS
 from orchestrator.errors import SweepNameError
 from orchestrator.search.proposals.enqueued_trials import paper_configurations
 from orchestrator.search.samplers.samplers import create_sampler
+from orchestrator.search.storage import StudyStorage
 from orchestrator.search.study_cache import StudyCache
 
 
@@ -38,7 +39,7 @@ def open_study(
     try:
         study = optuna.create_study(
             study_name=name,
-            storage=StudyCache(storage) if isinstance(storage, optuna.storages.RDBStorage) else storage,
+            storage=StudyCache(storage) if isinstance(storage, StudyStorage) else storage,
             sampler=create_sampler(
                 plan.sampler,
                 plan.space,

@@ -20,7 +20,7 @@ from orchestrator.training.memory.out_of_memory import Accumulation
 from orchestrator.training.optimizer.clipping import clip_gradients_, clips
 from orchestrator.training.optimizer.lr_schedule import LrSchedule
 from orchestrator.training.optimizer.optimizer import create_optimizer
-from orchestrator.training.optimizer.recomputation import checkpoint_blocks, unchanged_buffers
+from orchestrator.training.optimizer.recomputation import checkpoint_blocks, recomputes, unchanged_buffers
 from orchestrator.training.sharding import (
     gathered,
     gradients_kept,
@@ -63,6 +63,7 @@ class TrainState:
         self._workers = workers
         if training.gradient_checkpointing:
             checkpoint_blocks(network)
+        self._recomputes = recomputes(network)
         self._format = torch.channels_last if training.channels_last else torch.contiguous_format
         network = network.to(workers.device)
         if training.channels_last:
@@ -110,6 +111,11 @@ class TrainState:
     def is_sharded(self) -> bool:
         """True for a network that is divided among the ranks, of which every rank must take the state."""
         return self._kept_whole is not None
+
+    @property
+    def buffers_are_shared(self) -> bool:
+        """True where all ranks evaluate the same network, after `share_buffers`."""
+        return self._workers.world_size == 1 or self._training.dist_bn != "none"
 
     @property
     def reading_device(self) -> torch.device:
@@ -282,8 +288,8 @@ class TrainState:
         return autocast(self._workers.device.type, self._training.precision)
 
     def _recomputation(self) -> AbstractContextManager[None]:
-        """Let a backward pass compute blocks again without an effect on running statistics."""
-        return unchanged_buffers(self.network) if self._training.gradient_checkpointing else nullcontext()
+        """Let a backward pass compute layers again without an effect on running statistics."""
+        return unchanged_buffers(self.network) if self._recomputes else nullcontext()
 
     def _without_exchange(self) -> AbstractContextManager[Any]:
         """Keep gradients on this rank, to be exchanged with those of the last part."""

@@ -82,7 +82,7 @@ def submitted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Submitted]:
         sweep = chaos.HostedSweep(cluster, "hosts")
         sweep.prepare(trials=TRIALS, epochs=6, workers=2, max_failures=0)
         sweep.submit()
-        refused, _ = stranger.communicate(timeout=60)
+        refused, _ = stranger.communicate(timeout=300)
         assert stranger.returncode != 0
         assert sweep.finishes(), sweep.log.read_text()[-6000:]
         yield Submitted(cluster, chaos, sweep, refused.decode(), seen)

@@ -1,19 +1,24 @@
 """Choice of a sampler by the space, the objectives and the number of trials.
 
 Optuna's own AutoSampler is fetched over the network when it is used, and changes with what is fetched; the rules here
-are part of a release, in the order in which they are tried.
+are part of a release, in the order in which they are tried. A sweep keeps the version of the rules that it began with.
+The first took `gp` where only numbers are searched and `tpe` for choices; the second takes both in turn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from orchestrator.config.plans import SearchPlan
-from orchestrator.config.sections.study import SamplerName
+from orchestrator.config.sections.study import SamplerConfig, SamplerName
 from search_spaces import ChoiceDomain, ConstantDomain, SearchSpace
 from search_spaces.grid import grid_size
 
+FIRST_RULES: Final = 1
+"""Version of the rules of a sweep that records none."""
+NEWEST_RULES = SamplerConfig().rules
 _LARGE_POPULATION = 400
 _MOST_TRIALS_GP = 1000
 
@@ -31,7 +36,9 @@ class SamplerChoice:
     reason: str
 
 
-def choose_sampler(space: SearchSpace, *, trials: int, objectives: int = 1, constraints: int = 0) -> SamplerChoice:
+def choose_sampler(
+    space: SearchSpace, *, trials: int, objectives: int = 1, constraints: int = 0, rules: int = NEWEST_RULES
+) -> SamplerChoice:
     """Choose the sampler of a sweep whose `sampler.name` is `auto`.
 
     Args:
@@ -39,8 +46,9 @@ def choose_sampler(space: SearchSpace, *, trials: int, objectives: int = 1, cons
         trials: Number of trials.
         objectives: Number of objectives.
         constraints: Number of constraints.
+        rules: Version of the rules.
     """
-    return next(_choices(space, trials, objectives, constraints))
+    return next(_choices(space, trials, objectives, constraints, rules))
 
 
 def chosen_sampler(search: SearchPlan) -> SamplerChoice | None:
@@ -52,10 +60,16 @@ def chosen_sampler(search: SearchPlan) -> SamplerChoice | None:
     if search.sampler.name != "auto":
         return None
     objectives, constraints = len(search.objectives), len(search.constraints)
-    return choose_sampler(search.space, trials=search.trials, objectives=objectives, constraints=constraints)
+    return choose_sampler(
+        search.space,
+        trials=search.trials,
+        objectives=objectives,
+        constraints=constraints,
+        rules=search.sampler.rules,
+    )
 
 
-def _choices(space: SearchSpace, trials: int, objectives: int, constraints: int) -> Iterator[SamplerChoice]:
+def _choices(space: SearchSpace, trials: int, objectives: int, constraints: int, rules: int) -> Iterator[SamplerChoice]:
     """Yield the choices of all rules that apply, in their order."""
     searched = {name: domain for name, domain in space.items() if not isinstance(domain, ConstantDomain)}
     points = grid_size(space)
@@ -71,6 +85,8 @@ def _choices(space: SearchSpace, trials: int, objectives: int, constraints: int)
     for name, domain in searched.items():
         if domain.when:
             yield SamplerChoice("tpe", f"search.{name} has a condition, which it can follow")
+    if trials <= _MOST_TRIALS_GP and rules > 1:
+        yield SamplerChoice("gp_tpe", f"no conditions, in {trials:,} trials; where one is led astray the other is not")
     for name, domain in searched.items():
         if isinstance(domain, ChoiceDomain):
             yield SamplerChoice("tpe", f"search.{name} is a choice between unordered values")

@@ -11,7 +11,10 @@ from torch import nn
 import models
 from orchestrator.errors import TrialFailedError
 
-__all__ = ["checkpoint_blocks", "unchanged_buffers"]
+__all__ = ["checkpoint_blocks", "recomputes", "unchanged_buffers"]
+
+# Attributes of modules that compute parts of themselves again: timm's switch of blocks, and an option of LESA.
+_SWITCHES = ("grad_checkpointing", "recompute_terms")
 
 
 def checkpoint_blocks(network: nn.Module) -> None:
@@ -30,13 +33,23 @@ def checkpoint_blocks(network: nn.Module) -> None:
         )
 
 
+def recomputes(network: nn.Module) -> bool:
+    """Return whether a backward pass of a network computes parts of it again.
+
+    Args:
+        network: Network in training.
+    """
+    return any(getattr(module, switch, False) for module in network.modules() for switch in _SWITCHES)
+
+
 @contextmanager
 def unchanged_buffers(network: nn.Module) -> Iterator[None]:
-    """Restore the buffers of a network after a backward pass with gradient checkpointing.
+    """Restore the buffers of a network after a backward pass that computes parts of it again.
 
-    The second computation of a block updates its running statistics a second time.
+    The second computation updates running statistics a second time. Modules in evaluation mode do not update theirs.
     """
-    buffers = list(network.buffers())
+    training = (module for module in network.modules() if module.training)
+    buffers = [buffer for module in training for buffer in module.buffers(recurse=False)]
     kept = [buffer.detach().clone() for buffer in buffers]
     yield
     with torch.no_grad():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -153,9 +154,11 @@ async def test_a_trial_that_left_its_epoch_is_interrupted_and_its_lane_is_kept()
     await started(hub)
     event = asyncio.ensure_future(hub.next_event(A, 0, 0))
     await settled()
+    before_s = time.monotonic()
     await hub.wind_down(15.0)
     answer = await hub.progress(rank_id(0), "a", PROGRESS)
-    assert answer.leave_in_s == pytest.approx(15.0, abs=0.5)
+    assert answer.leave_in_s is not None
+    assert 15.0 - (time.monotonic() - before_s) <= answer.leave_in_s <= 15.0
     await hub.wind_down(0.0)
     assert (await hub.progress(rank_id(0), "a", PROGRESS)).leave_in_s == 0.0
     assert await settled(event) == [False]

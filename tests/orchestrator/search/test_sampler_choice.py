@@ -25,13 +25,16 @@ FINITE = {"depth": {"type": "int", "low": 1, "high": 6}, "optimizer": {"choices"
     [
         ({"fixed": {"value": 3}, "lr": {"choices": [0.1]}}, {"trials": 4}, "random", "nothing is searched"),
         (FINITE, {"trials": 12}, "grid", "12 configurations"),
-        (FINITE, {"trials": 11}, "tpe", "search.optimizer is a choice"),
-        (NUMBERS, {"trials": 1000}, "gp", "only numbers are searched"),
+        (FINITE, {"trials": 11}, "gp_tpe", "no conditions"),
+        (FINITE, {"trials": 11, "rules": 1}, "tpe", "search.optimizer is a choice"),
+        (NUMBERS, {"trials": 1000}, "gp_tpe", "no conditions, in 1,000 trials"),
+        (NUMBERS, {"trials": 1000, "rules": 1}, "gp", "only numbers are searched"),
         (NUMBERS, {"trials": 5000}, "tpe", "5,000 trials"),
         (NUMBERS, {"trials": 50, "constraints": 1}, "tpe", "constraints"),
         (NUMBERS, {"trials": 50, "objectives": 2}, "tpe", "2 objectives"),
         (NUMBERS, {"trials": 500, "objectives": 2}, "nsga2", "2 objectives and 500 trials"),
-        (CHOICES, {"trials": 50}, "tpe", "search.optimizer is a choice"),
+        (CHOICES, {"trials": 50}, "gp_tpe", "no conditions"),
+        (CHOICES, {"trials": 50, "rules": 1}, "tpe", "search.optimizer is a choice"),
         (CONDITIONS, {"trials": 50}, "tpe", "search.momentum has a condition"),
     ],
 )
@@ -42,5 +45,6 @@ def test_the_first_rule_that_applies_decides(
     choice = choose_sampler(space, **setting)
     assert choice.name == name
     assert reason in choice.reason
-    sampler = create_sampler(SamplerConfig(name="auto"), space, 0, **setting)
+    config = SamplerConfig(name="auto", rules=setting.get("rules", 2))
+    sampler = create_sampler(config, space, 0, **{name: value for name, value in setting.items() if name != "rules"})
     assert sampler.name == name

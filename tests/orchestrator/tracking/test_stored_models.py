@@ -27,7 +27,8 @@ from orchestrator.cli.main import app
 from orchestrator.disk_space import disk_full_error
 from orchestrator.tracking import model_folder, stored_checkpoints
 from orchestrator.tracking.model_folder import ModelFacts, write_model_folder
-from tests.support.servers.mlflow_server import free_port, healthy
+from tests.support.servers.mlflow_server import healthy
+from tests.support.servers.ports import free_port
 from tests.support.sweeps.stored_models import StoredModels
 
 IMAGES = np.linspace(0, 1, 2 * 64, dtype=np.float32).reshape(2, 1, 8, 8)

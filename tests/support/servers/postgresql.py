@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.support.servers.ports import free_port
 
 DEBIAN = Path("/usr/lib/postgresql")
 PASSWORD = "drowssap"
@@ -73,7 +74,7 @@ def postgresql_server() -> Iterator[PostgresqlServer]:
     try:
         if _owner():
             shutil.chown(folder, _owner())
-        server = PostgresqlServer(programs, folder, _free_port())
+        server = PostgresqlServer(programs, folder, free_port())
         server.create()
         server.start()
         try:
@@ -87,9 +88,3 @@ def postgresql_server() -> Iterator[PostgresqlServer]:
 def _owner() -> str | None:
     """Return the user that runs the server, which refuses to run as root; None for the current user."""
     return "postgres" if os.getuid() == 0 else None
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

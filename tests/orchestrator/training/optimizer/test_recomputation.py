@@ -65,6 +65,16 @@ def test_training_is_bit_equal(kind: str, parts: int, monkeypatch: pytest.Monkey
     assert differences(again.state_dict(), plain.state_dict()) == []
 
 
+def test_terms_that_are_computed_again_count_each_batch_once() -> None:
+    def build(recompute_terms: bool) -> nn.Module:
+        return timm.create_model(
+            "lesa_resnet26_cifar", num_classes=10, in_chans=1, img_size=8, recompute_terms=recompute_terms
+        )
+
+    again, plain = trained(lambda: build(True)), trained(lambda: build(False))
+    assert differences(again.state_dict(), plain.state_dict()) == []
+
+
 def test_a_network_without_blocks_is_refused() -> None:
     with pytest.raises(
         TrialFailedError, match=r"gradient_checkpointing: got True; Sequential does not support it\. Le"
