@@ -19,6 +19,9 @@ __all__ = ["convolved", "is_traced", "map_mean", "may_merge", "normed_conv"]
 
 FEWEST_IMAGES = 16  # torch leaves 1x1 convolutions of fewer images to a slower path when it has one thread
 FEWEST_ROWS = 1024  # positions of all images; of fewer, the other path is as fast
+BLOCK = (
+    16  # channels; where they are no multiple of it, the other path is the slower one for a quarter of these positions
+)
 OUTWEIGHS = 4  # elements of a weight per element of the map from which on its layout decides
 IS_MEASURED = torch.backends.mkldnn.is_available()
 
@@ -121,9 +124,9 @@ def _regrouped(x: Tensor) -> int:
 
     That is the first number of images that torch does not leave to its slower path.
     """
-    batch, _, height, width = x.shape
-    rows = batch * height * width
-    if batch >= FEWEST_IMAGES or rows < FEWEST_ROWS or torch.get_num_threads() > 1:
+    batch, channels, height, width = x.shape
+    rows, fewest = batch * height * width, FEWEST_ROWS // (4 if channels % BLOCK else 1)
+    if batch >= FEWEST_IMAGES or rows < fewest or torch.get_num_threads() > 1:
         return batch
     return next((count for count in range(FEWEST_IMAGES, 4 * FEWEST_IMAGES) if rows % count == 0), batch)
 

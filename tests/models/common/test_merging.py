@@ -129,9 +129,11 @@ def test_maps_keep_the_order_that_is_fast_on_a_cpu(name: str) -> None:
 
 
 PATHS = {
-    "few images, one thread": ((2, 8, 32, 24), {"out_channels": 12, "kernel_size": 1}, (16, 8, 1, 96)),
+    "few images, one thread": ((2, 16, 32, 24), {"out_channels": 12, "kernel_size": 1}, (16, 16, 1, 96)),
     "the same with a bias": ((1, 8, 33, 32), {"out_channels": 12, "kernel_size": 1, "bias": True}, (16, 8, 1, 66)),
-    "few positions": ((2, 8, 8, 8), {"out_channels": 4, "kernel_size": 1}, (2, 8, 8, 8)),
+    "few positions": ((2, 16, 16, 16), {"out_channels": 4, "kernel_size": 1}, (2, 16, 16, 16)),
+    "odd channels": ((2, 19, 16, 16), {"out_channels": 4, "kernel_size": 1}, (16, 19, 1, 32)),
+    "odd channels, few positions": ((2, 19, 8, 8), {"out_channels": 4, "kernel_size": 1}, (2, 19, 8, 8)),
     "heavy weight, stride": ((2, 8, 5, 5), {"out_channels": 200, "kernel_size": 1, "stride": 2}, (2, 8, 3, 3)),
     "light weight, stride": ((2, 8, 9, 9), {"out_channels": 12, "kernel_size": 1, "stride": 2}, (2, 8, 9, 9)),
     "heavy 3x3": ((2, 8, 4, 4), {"out_channels": 40, "kernel_size": 3, "padding": 1}, "default layout"),
