@@ -224,9 +224,10 @@ def _rows_of_heads(x: Tensor, groups: int) -> Tensor:
     The gradient has the layout of the map: the norm ahead of it takes ten times as long where the two differ.
     """
     if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
-        by_position = x.permute(0, 2, 3, 1).flatten(1, 2).unflatten(2, (groups, -1))
-        return by_position.transpose(1, 2).flatten(0, 1)
-    return x.flatten(2).unflatten(1, (groups, -1)).transpose(2, 3).flatten(0, 1)
+        by_head: Tensor = x.permute(0, 2, 3, 1).flatten(1, 2).unflatten(2, (groups, -1)).transpose(1, 2)
+    else:
+        by_head = x.flatten(2).unflatten(1, (groups, -1)).transpose(2, 3)
+    return by_head.flatten(0, 1)
 
 
 def _without_autocast(device_type: str) -> contextlib.AbstractContextManager[Any]:
