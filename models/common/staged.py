@@ -16,11 +16,12 @@ __all__ = ["StagedNetwork", "SurfaceOptions"]
 
 
 def in_cpu_order(x: Tensor) -> Tensor:
-    """Return the map in channels-last order on a CPU, unchanged elsewhere, and in `torch.func`, whose `vmap` has no such order.
+    """Return the map in channels-last order on a CPU; unchanged elsewhere, and in `torch.func`, which lacks this order.
 
     A public name, since `torch.fx` only keeps functions with public names in one step.
     """
-    if x.device.type != "cpu" or torch._C._functorch.peek_interpreter_stack() is not None:
+    is_transformed = not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
+    if x.device.type != "cpu" or is_transformed:
         return x
     return x.contiguous(memory_format=torch.channels_last)
 
