@@ -1,7 +1,8 @@
-"""Import of timm and torchvision without torch's compiler, which takes a second of processor time.
+"""Import of timm and torchvision without torch's compiler and its distributed tensors: 1.4 s of processor time.
 
 They import it to mark functions that it should leave alone, to look whether it is there, and to set its limits. What
-uses it imports it later. Private names of torch, as of 2.15: where they are others, the import takes longer, and
+uses it imports it later. timm's optimiser muon imports distributed tensors, and with them SymPy, to recognise them.
+Private names of torch, as of 2.15: where they are others, the import takes longer, and
 nothing else changes.
 """
 
@@ -18,6 +19,7 @@ import torch
 __all__ = ["import_timm"]
 
 _COMPILER = "torch._dynamo"
+_TENSORS = "torch.distributed.tensor"
 _UTILITIES, _CONFIG = f"{_COMPILER}.utils", f"{_COMPILER}.config"
 
 
@@ -40,8 +42,42 @@ def import_timm() -> None:
 
 
 def _import() -> None:
-    for name in ("timm.optim", "torchvision.tv_tensors"):
-        importlib.import_module(name)
+    if _TENSORS in sys.modules:
+        importlib.import_module("timm.optim")
+    else:
+        tensors = sys.modules[_TENSORS] = _Tensors(_TENSORS)
+        try:
+            importlib.import_module("timm.optim")
+        finally:
+            tensors.leave()
+    importlib.import_module("torchvision.tv_tensors")
+
+
+class _Tensors(ModuleType):
+    """Stand-in of torch's distributed tensors, which imports them for all but their class."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if name == "DTensor":
+            return _DistributedTensor
+        self.leave()
+        return getattr(importlib.import_module(_TENSORS), name)
+
+    def leave(self) -> None:
+        """Make room for the module itself."""
+        if sys.modules.get(_TENSORS) is self:
+            del sys.modules[_TENSORS]
+
+
+class _Recognised(type):
+    def __instancecheck__(cls, value: Any) -> bool:
+        tensors = sys.modules.get(_TENSORS)
+        return tensors is not None and isinstance(value, tensors.DTensor)
+
+
+class _DistributedTensor(metaclass=_Recognised):
+    """Class whose instances are those of torch's `DTensor`, of which there is none before that is imported."""
 
 
 class _Compiler(ModuleType):

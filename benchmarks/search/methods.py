@@ -55,7 +55,7 @@ AUTO = "auto"
 def method_of_auto(task: Task) -> str:
     """Return the method that `strategy: auto` is for a task, in a sweep of 200 trials."""
     sampler = import_module("orchestrator.search.samplers.choice").choose_sampler(
-        import_module("strategies").search_space(task), trials=200
+        import_module("strategies").search_space(task), trials=200, ends_early=task.epochs > 1
     )
     rule, _ = import_module("orchestrator.config.strategy").choose_scheduler(
         epochs=task.epochs, grace_epochs=1, objectives=1
@@ -121,7 +121,7 @@ def _smac(search: Search) -> Strategy:
     return import_module("competitors_smac").Smac(search.task, search.seed, search.budget)
 
 
-_SHOWN = {"random": "random", "tpe": "TPE", "gp": "GP"}
+_SHOWN = {"random": "random", "tpe": "TPE", "gp": "GP", "gp_tpe": "GP and TPE"}
 _SYNE = ("syne_tune.optimizer.schedulers.asha",)
 _OLDER_SYNE = ("syne_tune.optimizer.schedulers.searchers.bayesopt",)
 
@@ -129,13 +129,14 @@ METHODS: Mapping[str, Method] = {
     "random": Method(_sampled("random"), is_ours=True),
     "TPE": Method(_sampled("tpe"), is_ours=True),
     "GP": Method(_sampled("gp"), is_ours=True),
+    "GP and TPE": Method(_sampled("gp_tpe"), is_ours=True),
     "Ray ASHA, random": Method(_stopping("random"), same_on_final_scores="random", is_ours=True),
     "Ray ASHA, TPE": Method(_stopping("tpe"), same_on_final_scores="TPE", is_ours=True),
     "Ray BOHB-like": Method(_stopping("tpe", hyperband=True), same_on_final_scores="TPE", is_ours=True),
     **{
         f"{rule}, {_SHOWN[name]}": Method(_allocated(name, rule), is_ours=True, same_on_final_scores=_SHOWN[name])
         for rule in ("asha", "pasha", "freeze_thaw")
-        for name in ("random", "tpe", "gp")
+        for name in ("random", "tpe", "gp", "gp_tpe")
     },
     "Optuna TPE + Hyperband": Method(_optuna, packages=("optuna",)),
     "Syne Tune ASHA": Method(_syne_tune("random_search"), packages=_SYNE),

@@ -2,8 +2,10 @@
 
     python benchmarks/search/search_quality.py run --cache FOLDER [--curves FOLDER] [--lanes 1 4 16] [--seeds 30]
     python benchmarks/search/search_quality.py table --cache FOLDER [--curves FOLDER] [--pictures FOLDER]
+    python benchmarks/search/search_quality.py pack --cache FOLDER --to benchmarks/results/search/runs.parquet
 
-`run` simulates what the cache does not hold yet, and may be interrupted; `table` prints the comparison in Markdown.
+`run` simulates what the cache does not hold yet, and may be interrupted; `table` prints the comparison in Markdown;
+`pack` writes all searches of the cache to one file. The folder of that file is a cache, too.
 Every strategy gets the same epochs, twenty times a complete training; on tables of final scores fifty trainings.
 Methods whose packages are missing are named and left out.
 """
@@ -22,7 +24,7 @@ from pathlib import Path
 
 from lane_simulation import Run, simulate
 from methods import METHODS, Search
-from recorded_runs import Key, append_runs, read_runs
+from recorded_runs import Key, append_runs, pack_runs, read_runs
 from tasks import HELD_BACK, Task, digits_tasks, tabular_tasks, taskset_tasks
 
 SOURCES = ("digits", "taskset", "tabular")
@@ -112,7 +114,7 @@ def wanted_keys(arguments: argparse.Namespace) -> Iterator[tuple[Task, Key]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=("run", "table"))
+    parser.add_argument("action", choices=("run", "table", "pack"))
     parser.add_argument("--cache", type=Path, required=True, help="folder of the simulated searches")
     parser.add_argument("--curves", type=Path, help="folder of the recorded curves of other tasks")
     parser.add_argument("--sources", nargs="+", choices=SOURCES, default=SOURCES)
@@ -123,10 +125,15 @@ def main() -> None:
     parser.add_argument("--held-back", action="store_true", help="include the tasks that no choice is made on")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no search after this many seconds")
     parser.add_argument("--pictures", type=Path, help="folder for the pictures")
+    parser.add_argument("--to", type=Path, help="Parquet file to pack the cache into")
     arguments = parser.parse_args()
     quieten()
     if arguments.action == "run":
         run_all(arguments, wanted_keys(arguments))
+    elif arguments.action == "pack":
+        if arguments.to is None:
+            parser.error("pack: name the file with --to")
+        pack_runs(arguments.to, read_runs(arguments.cache))
     else:
         from comparison import print_comparison
 

@@ -12,7 +12,6 @@ import torch
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import flop_registry
 
 from models.padding import MapNorm
 from models.registry.operations import MetaOperations
@@ -99,15 +98,18 @@ class _ProductCounter(MetaOperations):
     """
 
     def __init__(self) -> None:
+        from torch.utils.flop_counter import flop_registry  # which imports Triton
+
         super().__init__()
         self.flops = 0
+        self._formulas = flop_registry
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Compute an operation and count it."""
         out = super().__torch_dispatch__(func, types, args, kwargs)
-        formula = flop_registry.get(func._overloadpacket)
+        formula = self._formulas.get(func._overloadpacket)
         if formula is not None:
             self.flops += formula(*args, **(kwargs or {}), out_val=out)
         return out

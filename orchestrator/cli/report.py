@@ -159,7 +159,8 @@ def _record(sweep: StoredSweep, path: Path, tracking_uri: str | None) -> None:
         os.environ.setdefault(name, value)
     from orchestrator.errors import ConfigError, TrackingError
     from orchestrator.records.folder.recorded_addresses import confirmed_tracking_uri
-    from orchestrator.tracking.mlflow_runs import silence_mlflow, store_result_file
+    from orchestrator.tracking.mlflow_client import silence_mlflow
+    from orchestrator.tracking.mlflow_runs import store_result_file
 
     silence_mlflow()
     try:

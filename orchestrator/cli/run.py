@@ -29,7 +29,7 @@ from orchestrator.cli.output import tell, tell_json, wide_console
 from orchestrator.config.option_values import setting_values
 from orchestrator.lanes.lane_modules import LANE_MODULES
 from orchestrator.quick_imports import quick_imports
-from orchestrator.runtime.forking.fork_server import begin_early
+from orchestrator.runtime.early.early_start import begin_early
 from orchestrator.runtime.submitted_versions import version_report
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ def run(
     """Run a sweep to its end and show its result."""
     for line in version_report():
         tell(line)
-    if not dry_run:
-        begin_early(address, LANE_MODULES)
+    if not dry_run and sweep.is_file():
+        begin_early(address, LANE_MODULES, verbose=verbose)
     with quick_imports():
         from orchestrator.config import load_sweep
 
@@ -92,7 +92,7 @@ def resume(
 
     folder = existing_folder(resolve_runs_dir(runs_dir), name)
     require_original(folder)
-    begin_early(address, LANE_MODULES)
+    begin_early(address, LANE_MODULES, verbose=verbose)
     values = setting_values(tracking_uri=tracking_uri, runs_dir=folder.path.parent)
     config = stored_config(folder, assignments or (), values=values, allow_code=allow_code)
     run_to_end(config, address, resume=True, allow_changed=allow_changed, verbose=verbose)

@@ -89,7 +89,8 @@ def show_sweep(folder: SweepFolder, address: Address, tracking_uri: str | None =
     """
     from orchestrator.results.stored_sweep import read_sweep
     from orchestrator.sweep.compatibility import stored_config
-    from orchestrator.tracking.mlflow_runs import run_page, silence_mlflow
+    from orchestrator.tracking.mlflow_client import silence_mlflow
+    from orchestrator.tracking.mlflow_runs import run_page
 
     silence_mlflow()
     config = stored_config(folder, values=setting_values(tracking_uri=tracking_uri), contacted=("tracking",))

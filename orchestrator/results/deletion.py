@@ -228,7 +228,8 @@ def _open(uri: str) -> BaseStorage:
 
 
 def _runs(own: SweepIdentity, tracking_uri: str) -> tuple[str, ...]:
-    from orchestrator.tracking.mlflow_runs import silence_mlflow, sweep_runs
+    from orchestrator.tracking.mlflow_client import silence_mlflow
+    from orchestrator.tracking.mlflow_runs import sweep_runs
 
     silence_mlflow()
     return tuple(sweep_runs(own.uid, own.name, tracking_uri))

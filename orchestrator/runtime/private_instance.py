@@ -12,7 +12,7 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +21,7 @@ import ray
 from orchestrator.errors import ClusterError, RayLostError, SpatialSweepError, first_line
 from orchestrator.runtime.auth_settings import MODE, PATH, TOKEN
 from orchestrator.runtime.cluster_token import token_settings
+from orchestrator.runtime.early.early_start import EarlyInstance
 from orchestrator.runtime.ray_private.core import loopback_only
 from orchestrator.runtime.ray_private.instance import without_helpers
 
@@ -64,18 +65,67 @@ def private_instance(*, verbose: bool, level: int) -> Iterator[None]:
         ClusterError: It does not start, or no folder for its files can be made.
     """
     with private_folder(os.environ) as folder, token_settings(own_token(os.environ)):
-        try:
-            with loopback_only(), without_helpers(logs=verbose):
-                ray.init(
-                    address="local",
-                    include_dashboard=False,
-                    log_to_driver=verbose,
-                    logging_level=level,
-                    _temp_dir=str(folder / _INNER),
-                )
-        except (ConnectionError, OSError, ValueError, RuntimeError) as error:
-            raise ClusterError(f"Ray does not start on this machine: {first_line(error)}") from error
+        init_private(folder, verbose=verbose, level=level)
         yield
+
+
+@contextmanager
+def early_instance(found: EarlyInstance, *, verbose: bool, level: int, is_lost: Callable[[], bool]) -> Iterator[None]:
+    """Connect to an instance that a process has started for this one; the caller disconnects before the context ends.
+
+    Args:
+        found: Instance that has started.
+        verbose: Whether to print the output of its workers.
+        level: Logging level of Ray's own messages.
+        is_lost: Function that returns whether Ray has ended under the session. What is left of the instance then ends
+            with this process, whose threads still wait for answers of it.
+
+    Raises:
+        ClusterError: It does not answer.
+    """
+    found.use()
+    try:
+        with token_settings(found.token):
+            with _started(), loopback_only():
+                ray.init(address=found.address, log_to_driver=verbose, logging_level=level)
+            yield
+    except Exception as error:
+        if _asks_for_logs(error):
+            error.add_note(f"Ray's logs: {found.logs}")
+            found.keep_folder()
+        raise
+    finally:
+        if not is_lost():
+            found.close()
+
+
+def init_private(folder: Path, *, verbose: bool, level: int) -> None:
+    """Start the processes of an instance and connect to it.
+
+    Args:
+        folder: Folder of the instance.
+        verbose: Whether to print the output of its workers.
+        level: Logging level of Ray's own messages.
+
+    Raises:
+        ClusterError: It does not start.
+    """
+    with _started(), loopback_only(), without_helpers(logs=verbose):
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            log_to_driver=verbose,
+            logging_level=level,
+            _temp_dir=str(folder / _INNER),
+        )
+
+
+@contextmanager
+def _started() -> Iterator[None]:
+    try:
+        yield
+    except (ConnectionError, OSError, ValueError, RuntimeError) as error:
+        raise ClusterError(f"Ray does not start on this machine: {first_line(error)}") from error
 
 
 @contextmanager
@@ -89,12 +139,12 @@ def private_folder(environ: Mapping[str, str]) -> Iterator[Path]:
     Raises:
         ClusterError: None of them can be written.
     """
-    folder = _made_folder(environ)
+    folder = new_folder(environ)
     try:
         yield folder
     except Exception as error:
         if _asks_for_logs(error):
-            error.add_note(f"Ray's logs: {folder / _INNER / 'session_latest' / 'logs'}")
+            error.add_note(f"Ray's logs: {logs_folder(folder)}")
             raise
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -104,7 +154,20 @@ def private_folder(environ: Mapping[str, str]) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _made_folder(environ: Mapping[str, str]) -> Path:
+def logs_folder(folder: Path) -> Path:
+    """Return where Ray's logs are in the folder of an instance."""
+    return folder / _INNER / "session_latest" / "logs"
+
+
+def new_folder(environ: Mapping[str, str]) -> Path:
+    """Make a folder for Ray that only this user can enter.
+
+    Args:
+        environ: Environment of this process; see `private_folder`.
+
+    Raises:
+        ClusterError: None can be made.
+    """
     faults: list[str] = []
     for name, parent in _parents(environ):
         over = _bytes_too_long(parent)

@@ -16,9 +16,10 @@ import ray
 from orchestrator.errors import ClusterError
 from orchestrator.runtime.auth_settings import settings_of_client
 from orchestrator.runtime.cluster_token import settings_to_join, token_settings
+from orchestrator.runtime.early.early_start import take_instance
 from orchestrator.runtime.forking.environment import chosen_address, prepare_environment
 from orchestrator.runtime.forking.fork_server import forked_workers
-from orchestrator.runtime.private_instance import private_instance
+from orchestrator.runtime.private_instance import early_instance, private_instance
 from orchestrator.runtime.ray_private.core import bootstrap_address
 from orchestrator.runtime.raylet import LocalRaylet
 
@@ -71,9 +72,15 @@ def ray_session(address: str | None = None, *, verbose: bool = False, modules: S
 
 @contextmanager
 def _private(modules: Sequence[str], verbose: bool, level: int) -> Iterator[None]:
-    """Start an instance for this process."""
-    with forked_workers(modules), private_instance(verbose=verbose, level=level):
-        yield
+    """Start an instance for this process, or connect to the one that was started for it early."""
+    with forked_workers(modules) as server:
+        found = take_instance(server, verbose=verbose)
+        with (
+            private_instance(verbose=verbose, level=level)
+            if found is None
+            else early_instance(found, verbose=verbose, level=level, is_lost=lambda: bool(_lost_sessions))
+        ):
+            yield
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import NoReturn
 
 import psutil
 
+from orchestrator.runtime.early.early_start import end_early
 from orchestrator.runtime.ray_private.core import driver_node
 
 
@@ -46,6 +47,7 @@ def exit_without_ray(code: int) -> NoReturn:
     """End this process, whose raylet is gone, and the rest of a private instance; Ray itself would take a minute."""
     if (node := driver_node()) is not None:
         node.kill_all_processes(check_alive=False)
+    end_early()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

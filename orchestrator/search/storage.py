@@ -15,10 +15,12 @@ import tenacity
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import orm
 from sqlalchemy.engine import make_url
 
 from orchestrator.errors import StorageError, first_line
 from orchestrator.files.database_file import require_intact_database
+from orchestrator.search.study_cache import TransactionalStorage, Write
 from orchestrator.uris import without_password
 
 logger = logging.getLogger(__name__)
@@ -86,7 +88,27 @@ def refuse_damaged_study(uri: str) -> None:
     require_intact_database(uri, StorageError, remedy)
 
 
-class StudyStorage(RDBStorage):
+class _Session(orm.Session):
+    """Session of a thread in which several calls of Optuna make one transaction while it is held."""
+
+    held = False
+
+    def commit(self) -> None:
+        if self.held:
+            self.flush()
+        else:
+            super().commit()
+
+    def rollback(self) -> None:
+        self.held = False
+        super().rollback()
+
+    def close(self) -> None:
+        if not self.held:
+            super().close()
+
+
+class StudyStorage(TransactionalStorage):
     """Optuna's database, with calls repeated while its server is away.
 
     Calls whose repetition has no further effect are repeated; a trial that was created twice, because the first answer
@@ -112,6 +134,47 @@ class StudyStorage(RDBStorage):
         location = address.render_as_string(hide_password=False)
         _refuse_mlflow(location, options)
         super().__init__(location, engine_kwargs=options)
+        self.scoped_session = orm.scoped_session(orm.sessionmaker(bind=self.engine, class_=_Session))
+
+    def write_together(self, writes: Sequence[Write]) -> None:
+        """See `TransactionalStorage`; repeated calls that find their own effect succeed."""
+        attempts = 0
+
+        def write() -> bool:
+            nonlocal attempts
+            attempts += 1
+            return (attempts > 1 and self._is_ended_by(writes)) or self._in_one_transaction(writes)
+
+        if len(writes) > 1 and self._with_retries(write):
+            return
+        for name, trial_id, arguments in writes:
+            getattr(self, name)(trial_id, *arguments)
+
+    def _in_one_transaction(self, writes: Sequence[Write]) -> bool:
+        """Carry out calls, and return whether the database has them; otherwise it has none."""
+        session: Any = self.scoped_session()
+        session.held = True
+        try:
+            for name, trial_id, arguments in writes:
+                getattr(RDBStorage, name)(self, trial_id, *arguments)
+                if not session.held:  # Optuna has passed over a conflict, and rolled back
+                    return False
+            session.held = False
+            session.commit()
+        except Exception as error:
+            session.rollback()
+            if _is_absence(error):
+                raise
+            return False
+        finally:
+            session.held = False
+            session.close()
+        return True
+
+    def _is_ended_by(self, writes: Sequence[Write]) -> bool:
+        """Return whether a trial has the end that one of the calls gives it."""
+        ends = [(write.trial_id, write.arguments[0]) for write in writes if write.name == "set_trial_state_values"]
+        return any(RDBStorage.get_trial(self, trial_id).state is state for trial_id, state in ends)
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """See `optuna.storages.BaseStorage`; a repeated call that finds its own effect succeeds."""

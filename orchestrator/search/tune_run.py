@@ -17,7 +17,7 @@ from orchestrator.lanes.trial_client import TrialClient
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.ledger import Ledger
 from orchestrator.records.objectives import Objectives
-from orchestrator.runtime.ray_private.tune import direct_trial_actors
+from orchestrator.runtime.ray_private.tune import direct_trial_actors, without_count_of_callbacks
 from orchestrator.search.callback import SweepCallback
 from orchestrator.search.not_pickled import NotPickled
 from orchestrator.search.pauses import Pauses
@@ -216,7 +216,7 @@ class TuneRun:
 
     def _run(self) -> None:
         try:
-            with direct_trial_actors():
+            with direct_trial_actors(), without_count_of_callbacks():
                 self._tuner().fit()
         except Exception as error:  # handed to the main thread, which raises it
             self.failure = _cause_of_ours(error)

@@ -23,6 +23,7 @@ from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.history import History, read_begun
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.records.provenance import code_fingerprint
+from orchestrator.search.samplers.choice import FIRST_RULES
 
 # Settings that may change between sessions: they decide how much is searched, where, and where it is recorded.
 _FREE = (
@@ -45,6 +46,7 @@ _DATASET = "dataset content"
 _SPACE = "search space"
 _ALLOW = "--allow-changed resumes all the same"
 _PROMOTION, _STOPPING = "asha", "asha_stopping"
+_CHOSEN = ("name", "rules")  # settings that a strategy decides
 
 
 def identity(config: SweepConfig, located: str) -> dict[str, Any]:
@@ -124,8 +126,12 @@ def _stopping(scheduler: TrialSchedulerConfig) -> TrialSchedulerConfig:
 
 
 def _with_former_names(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return recorded settings in today's names: `asha` stopped trials for good before trials could pause."""
+    """Return recorded settings in today's names.
+
+    `asha` stopped trials for good before trials could pause, and `auto` chose by the first rules before it had others.
+    """
     scheduler, keep = content.get("trial_scheduler") or {}, content.get("keep") or {}
+    content = {**content, "sampler": {"rules": FIRST_RULES, **(content.get("sampler") or {})}}
     if scheduler.get("name") != _PROMOTION or "paused" in keep:
         return content
     return {**content, "trial_scheduler": {**scheduler, "name": _STOPPING}}
@@ -168,20 +174,23 @@ def steered_again(config: SweepConfig, history: History) -> tuple[SweepConfig, s
 def chosen_before(config: SweepConfig, history: History) -> SweepConfig:
     """Return a configuration with the sampler and the trial scheduler that its sweep has used, where it names none.
 
+    Where the sampler is chosen again, since it depends on the number of trials, the rules of the sweep apply.
+
     Args:
         config: Configuration of this session.
         history: State of the sweep that it resumes.
     """
-    before = _with_former_names(history.config)
+    before, now = _with_former_names(history.config), config.model_dump(mode="json")
     used = {
-        section: {**config.model_dump(mode="json")[section], "name": name}
+        section: {key: recorded[key] for key in _CHOSEN if key in recorded}
         for section in config.strategy_use.chosen
-        if (name := (before.get(section) or {}).get("name")) and name != getattr(config, section).name
+        if (recorded := before.get(section) or {}).get("name")
     }
-    if not used:
+    changed = {section: {**now[section], **names} for section, names in used.items()}
+    if all(now[section] == wanted for section, wanted in changed.items()):
         return config
     with network_files_from(_sent_files(config)):
-        return load_sweep({**config.model_dump(mode="json"), **used}, label=f"sweep '{config.name}'")
+        return load_sweep({**now, **changed}, label=f"sweep '{config.name}'")
 
 
 def _sent_files(config: SweepConfig) -> Finder:

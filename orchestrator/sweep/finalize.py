@@ -16,7 +16,7 @@ from orchestrator.records.objectives import Objectives
 from orchestrator.results.sweep_result import SweepResult
 from orchestrator.search.racing import record_means
 from orchestrator.sweep.checkpoint_retention import checkpoints_to_store, kept_trials
-from orchestrator.tracking.mlflow_runs import silence_mlflow
+from orchestrator.tracking.mlflow_client import silence_mlflow
 from orchestrator.tracking.mlflow_writer import MlflowWriter
 
 CHOSEN_ON_TEST = "Epochs and trials were chosen on the test images (dataset.select_on): their accuracy is too good."
@@ -24,16 +24,17 @@ CHOSEN_ON_TEST = "Epochs and trials were chosen on the test images (dataset.sele
 _DRAIN_S = 120.0
 
 
-def start_tracking(plan: TrackingPlan, journal: Path) -> MlflowWriter:
+def start_tracking(plan: TrackingPlan, journal: Path, *, after_report: bool = False) -> MlflowWriter:
     """Start the thread that writes the journal into MLflow while the sweep runs; does not block.
 
     Args:
         plan: Tracking plan of the sweep.
         journal: Journal of the sweep.
+        after_report: Whether it connects after the first report of a trial; see `JournalFollower.start`.
     """
     silence_mlflow()
     writer = MlflowWriter(journal, tracking_uri=plan.uri, experiment=plan.experiment, artifacts=plan.artifacts)
-    writer.start()
+    writer.start(after_report=after_report)
     return writer
 
 

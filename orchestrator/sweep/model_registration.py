@@ -44,8 +44,8 @@ def register_trial(
     Raises:
         TrackingError: There is no such trial or no model of it, or MLflow does not answer.
     """
+    from orchestrator.tracking.mlflow_client import silence_mlflow
     from orchestrator.tracking.mlflow_registry import register_model
-    from orchestrator.tracking.mlflow_runs import silence_mlflow
 
     silence_mlflow()
     values = setting_values(tracking_uri=tracking_uri)
@@ -95,8 +95,8 @@ def register_file(
         CheckpointError: The weights cannot be read, or are not of the network.
         TrackingError: MLflow does not answer.
     """
+    from orchestrator.tracking.mlflow_client import silence_mlflow
     from orchestrator.tracking.mlflow_registry import register_weights
-    from orchestrator.tracking.mlflow_runs import silence_mlflow
 
     silence_mlflow()
     require_readable(tracking_uri)

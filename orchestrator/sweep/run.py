@@ -288,7 +288,7 @@ def _run_tracked(
     hint: contextlib.AbstractContextManager[None],
 ) -> SweepResult:
     """Run a session while a thread writes its events to MLflow; finalize the sweep, also after an error."""
-    status, writer = TrialStatus.FAILED, start_tracking(plans.tracking, folder.journal)
+    status, writer = TrialStatus.FAILED, start_tracking(plans.tracking, folder.journal, after_report=True)
     notifications.start(plans.search.trials)
     try:
         with hint:

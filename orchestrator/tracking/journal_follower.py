@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
@@ -26,6 +27,9 @@ logger = logging.getLogger(__name__)
 _EVENTS_PER_BATCH = 500
 _POLL_S = 1.0
 _RETRY_S = 2.0
+_LONGEST_WAIT_S = 5.0
+_WAITING_POLL_S = 0.1
+_REPORT = b'"trial_reported"'
 
 
 class JournalFollower(ABC):
@@ -54,7 +58,8 @@ class JournalFollower(ABC):
         self._done_bytes = 0
         self._stop = threading.Event()
         self._abandoned = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="mlflow-writer", daemon=True)
+        self._first_byte: int | None = None
+        self._thread = threading.Thread(target=self._run, name="mlflow-writer", daemon=True)
         self.failure: Exception | None = None
         self.fault: str | None = None
         self._logged = ""
@@ -62,8 +67,15 @@ class JournalFollower(ABC):
         self.events_sent = 0
         self._read_bookmark()
 
-    def start(self) -> None:
-        """Start the thread; returns at once."""
+    def start(self, *, after_report: bool = False) -> None:
+        """Start the thread; returns at once.
+
+        Args:
+            after_report: Whether it connects only after the first report of a trial, or 5 s: importing the client
+                would delay the first trial by a second.
+        """
+        if after_report:
+            self._first_byte = self._journal.stat().st_size
         self._thread.start()
 
     def drain(self, timeout_s: float) -> None:
@@ -121,6 +133,20 @@ class JournalFollower(ABC):
     def _send(self, events: Sequence[Event]) -> None:
         """Send a batch; after any error all of it is sent again."""
 
+    def _run(self) -> None:
+        if self._first_byte is not None:
+            self._wait_for_report(self._first_byte)
+        self._follow()
+
+    def _wait_for_report(self, offset: int) -> None:
+        """Wait until the journal holds a report after an offset, until `drain`, or for some seconds."""
+        end = time.monotonic() + _LONGEST_WAIT_S
+        with self._journal.open("rb") as file:
+            file.seek(offset)
+            while time.monotonic() < end and not self._stop.wait(_WAITING_POLL_S):
+                if _REPORT in file.read():  # an event is written at once, so that it is not cut
+                    return
+
     def _follow(self) -> None:
         connected, at_once = False, _EVENTS_PER_BATCH
         while True:
@@ -139,7 +165,7 @@ class JournalFollower(ABC):
                     at_once = min(2 * at_once, _EVENTS_PER_BATCH)
             except Exception as error:  # for any error, the journal keeps the events and the next round repeats them
                 self._record_failure(error)
-                if self.fault and self._stop.is_set() and (not connected or at_once == 1):
+                if self.fault and stopping and (not connected or at_once == 1):
                     return
                 at_once = max(1, at_once // 4)
                 if not (self.fault and self._stop.is_set()) and self._abandoned.wait(_RETRY_S):

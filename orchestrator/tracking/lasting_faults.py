@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import re
-
-from mlflow.exceptions import MlflowException
+import sys
+from typing import Any
 
 from orchestrator.errors import TrackingError, first_line
 
@@ -40,7 +40,7 @@ def lasting_fault(error: Exception) -> str | None:
     status = _status(error)
     if status in (401, 403):
         return f"{_CREDENTIALS if status == 401 else _RIGHTS} ({first_line(error)})"
-    if isinstance(error, MlflowException):
+    if _of_mlflow(error) is not None:
         text = str(error)
         return next((f"{remedy} ({first_line(error)})" for part, remedy in _DATABASE.items() if part in text), None)
     if isinstance(error, OSError) and error.errno in _NOT_WRITABLE:
@@ -54,7 +54,13 @@ def _status(error: Exception) -> int:
     response = getattr(error, "response", None)  # errors of `requests`, which MLflow uses for files
     if response is not None:
         return int(getattr(response, "status_code", 0))
-    if not isinstance(error, MlflowException):
+    if (of_mlflow := _of_mlflow(error)) is None:
         return 0
     found = _STATUS.search(str(error))
-    return int(found[1]) if found else int(error.get_http_status_code())
+    return int(found[1]) if found else int(of_mlflow.get_http_status_code())
+
+
+def _of_mlflow(error: Exception) -> Any | None:
+    """Return an error of MLflow; None for another, such as one from before MLflow was imported."""
+    exceptions = sys.modules.get("mlflow.exceptions")
+    return error if exceptions is not None and isinstance(error, exceptions.MlflowException) else None

@@ -1,4 +1,4 @@
-"""MLflow's client, created after a check of its database."""
+"""MLflow's client, created after a check of its database; MLflow is imported when a client is opened."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ import logging
 import os
 import sqlite3
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import mlflow
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator.errors import TrackingError, first_line
@@ -21,10 +19,21 @@ from orchestrator.files.sqlite_files import is_missing_file, sqlite_file, sqlite
 from orchestrator.tracking.moved_results import update_artifact_places
 from orchestrator.uris import without_password
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
 logger = logging.getLogger(__name__)
 
 _MODE = 0o644  # which SQLite gives a new file
 _REMEDY = "Move it away: `spatialsweep sync NAME` sends the events of a sweep into a new one"
+
+
+def silence_mlflow() -> None:
+    """Keep MLflow's own notices out of a sweep's output."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def open_client(tracking_uri: str) -> MlflowClient:
@@ -36,6 +45,9 @@ def open_client(tracking_uri: str) -> MlflowClient:
     Raises:
         TrackingError: The file of the database is damaged, or holds something else.
     """
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
     refuse_damaged_tracking(tracking_uri)
     update_artifact_places(tracking_uri)
     place_empty_database(tracking_uri)
@@ -66,6 +78,8 @@ def place_empty_database(tracking_uri: str) -> None:
     Args:
         tracking_uri: Address of the server or database.
     """
+    from mlflow.exceptions import MlflowException
+
     database = sqlite_file(tracking_uri)
     if database is None or not is_missing_file(tracking_uri):
         return
@@ -77,6 +91,8 @@ def place_empty_database(tracking_uri: str) -> None:
 
 def _schema() -> str:
     """Return what the tables depend on: the version of MLflow, and a digest of the names of its migrations."""
+    import mlflow
+
     migrations = Path(mlflow.__file__).parent / "store" / "db_migrations" / "versions"
     names = sorted(path.name for path in migrations.glob("*.py"))
     return f"{mlflow.__version__}-{hashlib.sha256(os.fsencode(' '.join(names))).hexdigest()[:16]}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -31,14 +29,6 @@ SWEEP = "spatialsweep.sweep"
 _BEST = "best.pt"
 _UID = re.compile(r"[0-9a-f]{32}")
 _RUNS_PER_PAGE = 1_000
-
-
-def silence_mlflow() -> None:
-    """Keep MLflow's own notices out of a sweep's output."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def search_all(client: MlflowClient, experiments: Sequence[str], query: str, view: int) -> Iterator[Run]:

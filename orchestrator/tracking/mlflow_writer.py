@@ -2,23 +2,23 @@
 
 The reports of a trial within a batch are sent in one request. A batch is repeated until the server has accepted it:
 that is harmless, since metrics have the journal's times, and existing runs are looked up before one is created.
+MLflow is imported on the sender's thread, after the first trial has begun to train.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from mlflow.exceptions import MlflowException
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.files.sqlite_files import sqlite_file
 from orchestrator.records.events import Event, TrialEnded, TrialPaused, TrialProgressed, TrialReported
-from orchestrator.tracking.event_recorder import EventRecorder
 from orchestrator.tracking.journal_follower import JournalFollower
-from orchestrator.tracking.mlflow_client import open_client
-from orchestrator.tracking.stored_checkpoints import client_error_status
+from orchestrator.tracking.mlflow_client import open_client, silence_mlflow
 from orchestrator.uris import without_password
+
+if TYPE_CHECKING:
+    from orchestrator.tracking.event_recorder import EventRecorder
 
 _INVALID = (400, 409, 413, 422)
 
@@ -59,6 +59,9 @@ class MlflowWriter(JournalFollower):
         return self._recorder.runs.get(f"trial-{trial}") if self._recorder else None
 
     def _connect(self) -> None:
+        from orchestrator.tracking.event_recorder import EventRecorder
+
+        silence_mlflow()  # again: its import sets the levels of its loggers
         self._recorder = EventRecorder(
             open_client(self.tracking_uri),
             experiment=self._experiment,
@@ -97,6 +100,8 @@ class MlflowWriter(JournalFollower):
 
     def _send_reports(self, recorder: EventRecorder, reports: Sequence[TrialReported | TrialProgressed]) -> None:
         """Send the reports of a trial together, or one by one where the server calls any invalid."""
+        from mlflow.exceptions import MlflowException
+
         try:
             recorder.record_reports(reports)
         except MlflowException as error:
@@ -107,6 +112,8 @@ class MlflowWriter(JournalFollower):
 
     def _send_or_refuse(self, recorder: EventRecorder, event: Event) -> None:
         """Send an event; one that the server calls invalid is noted and skipped, since it would block the others."""
+        from orchestrator.tracking.stored_checkpoints import client_error_status
+
         try:
             fault = recorder.record(event)
         except Exception as error:

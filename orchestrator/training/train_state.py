@@ -116,6 +116,11 @@ class TrainState:
         return self._kept_whole is not None
 
     @property
+    def buffers_are_shared(self) -> bool:
+        """True where all ranks evaluate the same network, after `share_buffers`."""
+        return self._workers.world_size == 1 or self._training.dist_bn != "none"
+
+    @property
     def reading_device(self) -> torch.device:
         """Device to read whole tensors onto: of a sharded network that of a worker may not hold all of them."""
         return torch.device("cpu") if self.is_sharded else self._workers.device

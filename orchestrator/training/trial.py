@@ -19,7 +19,7 @@ from orchestrator.config.sections.objective import ObjectiveConfig
 from orchestrator.config.sections.training import AUTO
 from orchestrator.config.trial import TrialConfig
 from orchestrator.errors import CheckpointError, TrialDivergedError, TrialFailedError, first_line
-from orchestrator.training.checkpoints.best_weights import save_best
+from orchestrator.training.checkpoints.best_weights import HeldBest, save_best
 from orchestrator.training.checkpoints.checkpoint_content import load_weights, read_best, read_state
 from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints, build_network, describe_network
 from orchestrator.training.checkpoints.initial_weights import load_initial_weights
@@ -121,6 +121,7 @@ class Trial:
         self.losses = EpochLosses(self.steps_per_epoch, workers)
         self.metrics: dict[str, float] = {}  # of the newest epoch that was validated
         self.best: dict[str, float] = {}
+        self._held_best: HeldBest | None = None  # where this process has trained the best epoch
         self._watch = EpochWatch(config.number, workers, observer)
         self._resume()
 
@@ -264,16 +265,27 @@ class Trial:
 
     def _test_best(self) -> dict[str, float]:
         """Evaluate the best epoch's weights on the test split; nothing else reads that split."""
-        network = self.train_state.evaluated
-        current = {key: value.clone() for key, value in network.state_dict().items()}
-        self.workers.sum(torch.zeros(1, device=self.workers.device))  # best.pt is complete once all ranks are here
-        best = read_best(self.checkpoints.best, self.train_state.reading_device)
-        load_weights(network, sharded_weights(best["state_dict"], network), self.checkpoints.best)
-        result = self._evaluate(self.data.test)
-        network.load_state_dict(current)
+        network, held = self.train_state.evaluated, self._held_best
+        if held is not None and held.epoch == self.epoch:
+            result, epoch = self._evaluate(self.data.test), held.epoch
+        else:
+            current = {key: value.clone() for key, value in network.state_dict().items()}
+            weights, epoch = self._best_weights()
+            load_weights(network, sharded_weights(weights, network), self.checkpoints.best)
+            result = self._evaluate(self.data.test)
+            network.load_state_dict(current)
         names = [metric.name for metric in self.task.facts.tested if metric.name in result]
         tested = {f"test/{name}": result[name] for name in names}
-        return {**tested, "best_epoch": float(best.get("epoch", 0))}
+        return {**tested, "best_epoch": float(epoch)}
+
+    def _best_weights(self) -> tuple[Mapping[str, Tensor], int]:
+        """Return the weights of the best epoch, and the epoch; every rank must call."""
+        held = self._held_best
+        if held is not None and held.weights is not None:
+            return held.weights, held.epoch
+        self.workers.sum(torch.zeros(1, device=self.workers.device))  # best.pt is complete once all ranks are here
+        best = read_best(self.checkpoints.best, self.train_state.reading_device)
+        return best["state_dict"], best.get("epoch", 0)
 
     def _is_best(self, metrics: Mapping[str, float]) -> bool:
         value, best = metrics[self.objective.metric], self.best.get(self.objective.metric)
@@ -304,6 +316,7 @@ class Trial:
             return
         self.best = dict(self.metrics)
         weights = self.train_state.evaluated_weights()
+        self._held_best = HeldBest.of(self.epoch, weights) if self.train_state.buffers_are_shared else None
         if self.workers.is_first:
             save_best(
                 self.checkpoints.best,

@@ -88,7 +88,7 @@ def test_auto_is_a_method_of_the_benchmark() -> None:
         auto(1, x=Index(500)),
         auto(1, x=Index(500), kind=Choice(("a", "b"))),
     ]
-    assert chosen == ["freeze_thaw, GP", "freeze_thaw, TPE", "GP", "TPE"]
+    assert chosen == ["freeze_thaw, GP", "freeze_thaw, GP and TPE", "GP and TPE", "GP and TPE"]
     assert set(chosen) <= set(METHODS)
 
 
@@ -146,13 +146,16 @@ def test_regret_is_a_share_of_a_typical_configurations() -> None:
 
 def test_runs_are_the_same_after_a_round_trip(tmp_path: Path) -> None:
     from lane_simulation import Run
-    from recorded_runs import Key, append_runs, read_runs
+    from recorded_runs import Key, append_runs, pack_runs, read_runs
 
     key, run = Key("t", "random", 4, 0, 10), Run([(1, 0.5), (3, 0.75)], 10, 2, 0.1)
     append_runs(tmp_path / "runs-1.jsonl", [(key, run)])
     append_runs(tmp_path / "runs-2.jsonl", [(Key("t", "random", 4, 1, 10), run)])
     assert read_runs(tmp_path)[key] == run
     assert len(read_runs(tmp_path)) == 2
+    (tmp_path / "packed").mkdir()
+    pack_runs(tmp_path / "packed/runs.parquet", read_runs(tmp_path))
+    assert read_runs(tmp_path / "packed") == read_runs(tmp_path)
 
 
 @pytest.mark.parametrize(

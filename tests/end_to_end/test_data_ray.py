@@ -21,7 +21,7 @@ from orchestrator.runtime.conversion_tasks import ray_tasks
 from tests.orchestrator.data.scenes.tiny_scenes import coco_tree
 from tests.support import tiny_archives
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module", autouse=True)

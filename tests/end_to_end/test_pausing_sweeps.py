@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import subprocess
 import sys
 import time
@@ -22,13 +24,13 @@ from orchestrator.search.allocation.allocator import Allocator, Propose, Resume,
 from orchestrator.search.allocation.rules import ALLOCATORS
 from orchestrator.training.checkpoints.checkpoint_content import read_best, read_state
 from tests.support.cluster_state import assert_nothing_left
+from tests.support.networks.own_file import HeldFile
 from tests.support.sweeps.local_ray import local_ray
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).resolve().parents[2]
-EPOCHS = 3
-_UNTIL_LANES_ARE_FREE_S = 1.0  # lanes have started, or their ranks have left a paused trial, within a fraction of that
+EPOCHS, TRIALS = 3, 3
 SWEEP = {
     "name": "s",
     "dataset": {"name": "digits"},
@@ -50,47 +52,84 @@ def ray_instance() -> Iterator[None]:
         yield
 
 
-class TakingTurns(Allocator):
+# Each training step waits until all ranks of the trials that are to train at once have come to it.
+MEETING = """
+import os, time
+from pathlib import Path
+from torch import nn
+
+PLACE, DRIVER, RANKS = Path({place!r}), {driver}, {ranks}
+
+class Meeting(nn.Sequential):
+    def forward(self, x):
+        if self.training and os.getpid() != DRIVER and PLACE.is_symlink():
+            meeting = PLACE.resolve()
+            (meeting / str(os.getpid())).touch()
+            while len(list(meeting.iterdir())) < RANKS:
+                time.sleep(0.01)
+        return super().forward(x)
+
+def make(num_classes, in_chans):
+    layers = [nn.Conv2d(in_chans, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()]
+    return Meeting(*layers, nn.Dropout(0.1), nn.Linear(32, num_classes))
+"""
+
+
+class InPairs(Allocator):
     """Rule that pauses every trial after every epoch.
 
-    The first epochs are trained at the same time, one on each lane. Afterwards one trial is trained at a time and finds
-    both lanes free, so that it gets the first: the trial that began on the second lane moves.
+    Of three trials, each pair trains an epoch at once, on two lanes: whichever lane each gets, one trial has to move.
+
+    Args:
+        place: Link to a folder in which the ranks of the present pair meet; absent where trials need not train at once.
+        setting: Setting of the sweep.
     """
 
-    def __init__(self, setting: Any) -> None:
+    def __init__(self, place: Path, setting: Any) -> None:
         super().__init__(setting)
-        self.epochs: dict[int, int] = {}
-        self.running: set[int] = set()
-        self.waiting: list[int] = []
+        self._place = place
+        self._rounds = [(0, 1), (1, 2), (2, 0), (0, 1, 2)]
+        self._next: list[int] = []
+        self._running: set[int] = set()
+        self._epochs: dict[int, int] = {}
+        self._ended: set[int] = set()
 
     def start(self, number: int, params: Mapping[str, Any]) -> None:
-        self.epochs.setdefault(number, 0)
-        self.running.add(number)
-        self.waiting = [other for other in self.waiting if other != number]
+        self._running.add(number)
 
     def report(self, number: int, epoch: int, scores: Scores, seconds: float) -> bool:
         assert seconds > 0
-        self.epochs[number] = epoch
+        self._epochs[number] = epoch
         return epoch == self.setting.max_epochs
 
     def pause(self, number: int, resume_epoch: int) -> None:
-        assert resume_epoch == self.epochs[number]
-        self.running.discard(number)
-        self.waiting.append(number)
+        assert resume_epoch == self._epochs[number]
+        self._running.discard(number)
 
     def end(self, number: int) -> None:
-        self.running.discard(number)
+        self._running.discard(number)
+        self._ended.add(number)
 
     def next_trial(self, proposed: int) -> Resume | Propose | None:
-        if proposed == self.setting.trials and (self.running or not self.waiting):
+        if not self._next and not self._running and self._rounds:
+            self._begin_round()
+        if not self._next:
             return None
-        if not self.running:
-            time.sleep(_UNTIL_LANES_ARE_FREE_S)
-        return Propose() if proposed < self.setting.trials else Resume(self.waiting[0])
+        number = self._next.pop(0)
+        self._running.add(number)
+        return Resume(number) if number < proposed else Propose()
+
+    def _begin_round(self) -> None:
+        self._next = list(self._rounds.pop(0))
+        self._place.unlink(missing_ok=True)
+        if len(self._next) == 2:
+            meeting = self._place.with_name(f"meeting-{len(self._rounds)}")
+            meeting.mkdir()
+            self._place.symlink_to(meeting)
 
     @property
     def is_finished(self) -> bool:
-        return len(self.epochs) == self.setting.trials and not self.running and not self.waiting
+        return len(self._ended) == self.setting.trials
 
 
 def events(result: SweepResult, kind: str) -> list[dict[str, Any]]:
@@ -112,22 +151,32 @@ def learned(result: SweepResult) -> dict[tuple[int, int], dict[str, float]]:
 def test_trials_that_pause_after_every_epoch_learn_the_same_to_the_last_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(ALLOCATORS, "asha", TakingTurns)  # type: ignore[arg-type]
-    two_lanes = {"resources": {"workers": 2, "lanes": 2}}
-    paused = run_sweep(load_sweep({**SWEEP, **two_lanes, "runs_dir": str(tmp_path / "paused")}))
-    plain = {**SWEEP, **two_lanes, "trial_scheduler": {"name": "none"}, "runs_dir": str(tmp_path / "plain")}
+    place, network = tmp_path / "meeting", tmp_path / "meeting_net.py"
+    network.write_text(MEETING.format(place=str(place), driver=os.getpid(), ranks=4))
+    monkeypatch.setitem(ALLOCATORS, "asha", functools.partial(InPairs, place))  # type: ignore[arg-type]
+    sweep = {
+        **SWEEP,
+        "model": {"name": f"{network}:make"},
+        "search": {"lr": {"choices": [1e-9, 1e-3, 3e-3]}},
+        "trials": TRIALS,
+        "keep": {"best": TRIALS, "last": TRIALS},
+        "resources": {"workers": 2, "lanes": 2},
+    }
+    paused = run_sweep(load_sweep({**sweep, "runs_dir": str(tmp_path / "paused")}))
+    plain = {**sweep, "trial_scheduler": {"name": "none"}, "runs_dir": str(tmp_path / "plain")}
     reference = run_sweep(load_sweep(plain, ["resources.lanes=1"]))
 
-    assert [record.status for record in paused.records] == [TrialStatus.FINISHED] * 2
-    assert [record.attempts for record in paused.records] == [EPOCHS] * 2
-    assert len(events(paused, "trial_paused")) == 2 * (EPOCHS - 1)
+    assert [record.status for record in paused.records] == [TrialStatus.FINISHED] * TRIALS
+    assert [record.attempts for record in paused.records] == [EPOCHS] * TRIALS
+    assert len(events(paused, "trial_paused")) == TRIALS * (EPOCHS - 1)
     lanes = [
-        {event["lane"] for event in events(paused, "trial_reported") if event["trial"] == number} for number in (0, 1)
+        {event["lane"] for event in events(paused, "trial_reported") if event["trial"] == number}
+        for number in range(TRIALS)
     ]
     assert {0, 1} in lanes  # at least one of them has moved
-    assert len(learned(paused)) == 2 * EPOCHS
+    assert len(learned(paused)) == TRIALS * EPOCHS
     assert learned(paused) == learned(reference)
-    for number in (0, 1):
+    for number in range(TRIALS):
         ours, theirs = (result.folder / f"trials/trial-{number:05d}" for result in (paused, reference))
         for read, name in ((read_best, "best.pt"), (read_state, "last.pt")):
             assert_equal(read(ours / name)["state_dict"], read(theirs / name)["state_dict"])
@@ -188,16 +237,19 @@ def test_a_finished_sweep_keeps_its_paused_trials_for_later(tmp_path: Path) -> N
 
 
 def test_a_killed_driver_loses_no_paused_trial_and_none_is_trained_again(tmp_path: Path) -> None:
+    journal = tmp_path / "runs/s/journal.jsonl"
+    network = HeldFile(tmp_path, journal)
+    network.hold_at("trial_paused", 2)
     sweep = {
         **SWEEP,
-        "search": {"lr": {"type": "float", "low": 1e-9, "high": 3e-3, "log": True}},
+        "model": {"name": network.name},
+        "search": {"lr": {"type": "float", "low": 1e-4, "high": 1e-1, "log": True}},
         "sampler": {"name": "random"},
         "trials": 4,
         "trial_scheduler": {"name": "asha", "grace_epochs": 1, "reduction_factor": 4},
         "resources": {"workers": 1, "lanes": 1},
     }
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(sweep))
-    journal = tmp_path / "runs/s/journal.jsonl"
     command = [
         sys.executable,
         "-m",
@@ -217,6 +269,7 @@ def test_a_killed_driver_loses_no_paused_trial_and_none_is_trained_again(tmp_pat
     finally:
         driver.kill()
         driver.wait()
+    network.let_go()
 
     result = resume_sweep("s", runs_dir=str(tmp_path / "runs"))
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from orchestrator.cli.main import app
 from tests.support.sweeps.local_ray import local_ray
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 COMMAND = ["reproduce", "spatial_bias", "resnet38", "--scale", "small", "--set", "training.epochs=1", "--only", "none"]
 

@@ -7,9 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,55 +21,78 @@ from mlflow import MlflowClient
 from orchestrator.records.events import content_of
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.journal import read_events
+from orchestrator.steering.client import pause_trial
+from orchestrator.steering.requests import SteeringError
 from tests.support.journal_events import rewrite
+from tests.support.networks.own_file import HeldFile
 from tests.support.sweeps.command_line import run_command
+from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMAND = [sys.executable, "-m", "orchestrator"]
 EPOCHS, TRIALS = 5, 3
 RAYS_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")  # which look for a lost cluster for a minute
-SWEEP = f"""
+SWEEP = """
 name: stops
 dataset: {{name: digits}}
-model: {{name: conv_resnet26_small}}
-training: {{epochs: {EPOCHS}, global_batch_size: 64, optimizer: adamw, warmup_epochs: 0}}
+model: {{name: "{model}"}}
+training: {{epochs: {epochs}, global_batch_size: 64, optimizer: adamw, warmup_epochs: 0}}
 search: {{lr: {{type: float, low: 1e-3, high: 1e-2, log: true}}}}
-trials: {TRIALS}
+trials: {trials}
 trial_scheduler: {{name: none}}
 resources: {{workers: 1, lanes: 1}}
 """
+# The command line, except that its search waits for a file after it has recorded the end of a trial.
+HELD_AT_THE_END = """
+import sys, time
+from pathlib import Path
+from orchestrator.cli.main import main
+from orchestrator.records.ledger import Ledger
 
+record, go_on = Ledger.trial_ended, Path(sys.argv.pop(1))
 
-def wait_for(condition: Callable[[], Any], timeout_s: float = 300) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
+def held(*arguments):
+    record(*arguments)
+    while not go_on.exists():
         time.sleep(0.05)
+
+Ledger.trial_ended = held
+main()
+"""
 
 
 class Sweep:
-    """A sweep file, its folder and its drivers."""
+    """A sweep file, its folder and its drivers.
 
-    def __init__(self, place: Path) -> None:
+    Args:
+        place: Folder for all files.
+        model: Name of its network; None takes one that is held.
+    """
+
+    def __init__(self, place: Path, model: str | None = None) -> None:
         self.file = place / "stops.yaml"
-        self.file.write_text(SWEEP)
+        self.drivers = 0
         self.runs_dir = place / "runs"
         self.folder = SweepFolder(self.runs_dir / "stops")
+        self.network = HeldFile(place, self.folder.journal)
+        self.file.write_text(SWEEP.format(model=model or self.network.name, epochs=EPOCHS, trials=TRIALS))
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        command = [*COMMAND, *arguments, "--runs-dir", str(self.runs_dir)]
-        return subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-        )
+    def start(self, *arguments: str, program: Sequence[str] = ("-m", "orchestrator")) -> subprocess.Popen[bytes]:
+        command = [sys.executable, *program, *arguments, "--runs-dir", str(self.runs_dir)]
+        self.drivers += 1
+        with self.log.open("wb") as log:
+            return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+
+    @property
+    def log(self) -> Path:
+        """Output of the newest driver."""
+        return self.file.with_name(f"driver-{self.drivers}.log")
 
     def call(self, *arguments: str) -> tuple[int, str]:
         """Run a command in this process: a new one would import Ray and torch for seconds."""
         return run_command(*arguments, "--runs-dir", str(self.runs_dir))
 
     def call_in_new_process(self, *arguments: str) -> tuple[int, str]:
-        process = self.start(*arguments)
-        output, _ = process.communicate(timeout=240)
-        return process.returncode, output
+        return self.start(*arguments).wait(240), self.log.read_text()
 
     def events(self, kind: str) -> list[dict[str, Any]]:
         if not self.folder.journal.exists():
@@ -78,7 +100,14 @@ class Sweep:
         return [content_of(event) for event, _ in read_events(self.folder.journal) if event.event == kind]
 
     def wait_for_epochs(self, count: int) -> None:
+        """Wait for a number of epochs, after which nothing trains."""
         wait_for(lambda: len(self.events("trial_reported")) >= count)
+
+    def wait_for_the_stop(self) -> None:
+        """Wait until its driver lets no trial begin another epoch, and refuses requests in the round after that."""
+        wait_for(lambda: "Stopping after the epochs now running" in self.log.read_text())
+        with pytest.raises(SteeringError, match="is ending"):
+            pause_trial(self.folder.path, 1)
 
 
 def on_ray(test: Callable[..., None]) -> Callable[..., None]:
@@ -101,7 +130,7 @@ class Stage:
 class Family:
     """Processes below a driver."""
 
-    def __init__(self, driver: subprocess.Popen[str]) -> None:
+    def __init__(self, driver: subprocess.Popen[bytes]) -> None:
         self.processes = psutil.Process(driver.pid).children(recursive=True)
         (self.raylet,) = [child for child in self.processes if child.name() == "raylet"]
         self.agents = [child for child in self.processes if command_line(child).startswith(RAYS_AGENTS)]
@@ -117,21 +146,24 @@ def command_line(process: psutil.Process) -> str:
     return ""
 
 
-def end_of(driver: subprocess.Popen[str], sweep: Sweep, family: Family) -> Stage:
-    output, _ = driver.communicate(timeout=120)
-    return Stage(sweep, driver.returncode, output, states(sweep), run_statuses(sweep), family)
+def end_of(driver: subprocess.Popen[bytes], sweep: Sweep, family: Family) -> Stage:
+    code = driver.wait(240)
+    return Stage(sweep, code, sweep.log.read_text(), states(sweep), run_statuses(sweep), family)
 
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Stage:
     """Ctrl-C in the second of three trials."""
     sweep = Sweep(tmp_path_factory.mktemp("stops"))
+    sweep.network.hold_at("trial_reported", EPOCHS + 1)
     driver = sweep.start("run", str(sweep.file))
     sweep.wait_for_epochs(EPOCHS + 1)
     assert sweep.folder.is_driven
     family = Family(driver)
     assert family.has("RayTrainWorker")
     os.killpg(driver.pid, signal.SIGINT)  # a terminal sends it to the whole foreground group
+    sweep.wait_for_the_stop()
+    sweep.network.hold_at("trial_reported", 2 * EPOCHS + 1)
     return end_of(driver, sweep, family)
 
 
@@ -148,6 +180,7 @@ def killed(interrupted: Stage) -> Stage:
 @pytest.fixture(scope="module")
 def without_ray(killed: Stage) -> Stage:
     """Resumed; the raylet killed in the third trial."""
+    killed.sweep.network.hold_at("trial_reported", 2 * EPOCHS + 2)
     driver = killed.sweep.start("resume", "stops")
     killed.sweep.wait_for_epochs(2 * EPOCHS + 2)
     family = Family(driver)
@@ -158,11 +191,14 @@ def without_ray(killed: Stage) -> Stage:
 @pytest.fixture(scope="module")
 def ended(without_ray: Stage) -> Stage:
     """Resumed; the raylet killed when there is nothing left that could be lost."""
-    driver = without_ray.sweep.start("resume", "stops")
-    wait_for(lambda: len(finished(without_ray.sweep)) == TRIALS)
+    sweep, go_on = without_ray.sweep, without_ray.sweep.file.with_name("go-on")
+    sweep.network.let_go()
+    driver = sweep.start("resume", "stops", program=("-c", HELD_AT_THE_END, str(go_on)))
+    wait_for(lambda: len(finished(sweep)) == TRIALS)
     family = Family(driver)
     family.raylet.kill()
-    return end_of(driver, without_ray.sweep, family)
+    go_on.touch()
+    return end_of(driver, sweep, family)
 
 
 @on_ray
@@ -181,13 +217,13 @@ def test_what_was_done_before_ctrl_c_is_kept_and_nothing_runs_on(interrupted: St
     assert not (folder / "scratch").exists()
     assert interrupted.states == {"COMPLETE": 1, "WAITING": 1}
     assert interrupted.runs == {"stops": "KILLED", "stops/trial-00000": "FINISHED", "stops/trial-00001": "KILLED"}
-    assert_all_end(interrupted.family.processes, within_s=30)
+    assert_all_end(interrupted.family.processes, within_s=120)
 
 
 @on_ray
 def test_everything_ends_with_a_killed_driver(killed: Stage) -> None:
     family = killed.family
-    assert_all_end([child for child in family.processes if child not in family.agents], within_s=60)
+    assert_all_end([child for child in family.processes if child not in family.agents], within_s=120)
     assert not killed.sweep.folder.is_driven
 
 
@@ -202,7 +238,7 @@ def test_a_sweep_that_loses_ray_fails_and_names_the_way_back(without_ray: Stage)
     assert f"What is done is kept; resume it with `spatialsweep resume stops --runs-dir {runs_dir}`" in output
     assert without_ray.states == {"COMPLETE": 2, "WAITING": 1}
     assert without_ray.runs["stops"] == "FAILED"
-    assert_all_end(without_ray.family.processes, within_s=30)
+    assert_all_end(without_ray.family.processes, within_s=120)
 
 
 @on_ray
@@ -228,7 +264,7 @@ def test_a_finished_sweep_has_nothing_to_resume(ended: Stage, killed: Stage) -> 
     code, output = ended.sweep.call("resume", "stops")
     assert (code, "all 3 trials are done" in output) == (0, True), output
     assert len(ended.sweep.events("trial_started")) == TRIALS
-    assert_all_end(killed.family.agents, within_s=60)
+    assert_all_end(killed.family.agents, within_s=120)
 
 
 def assert_all_end(family: list[psutil.Process], *, within_s: float) -> None:
@@ -306,7 +342,7 @@ def begun(tmp_path: Path) -> Sweep:
     from orchestrator.records.ledger import Ledger
     from orchestrator.sweep.compatibility import identity
 
-    sweep = Sweep(tmp_path)
+    sweep = Sweep(tmp_path, "conv_resnet26_small")
     config = load_sweep(sweep.file, [f"runs_dir={sweep.runs_dir}"])
     content = config.model_dump(mode="json")
     with Journal(sweep.folder.journal) as journal:

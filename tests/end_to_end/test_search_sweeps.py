@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 from mlflow import MlflowClient
 
 from orchestrator import load_sweep, run_sweep
-from orchestrator.records.ledger import TrialStatus
+from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.search.storage import open_storage
 from tests.support.servers.postgresql import PASSWORD, PostgresqlServer
 from tests.support.sweeps.local_ray import local_ray
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 TINY = {
     "name": "tiny",
@@ -36,17 +37,24 @@ def ray_instance() -> Iterator[None]:
         yield
 
 
-def restart_after_first_report(server: PostgresqlServer, journal: Path) -> threading.Thread:
-    def restart() -> None:
-        while not (journal.exists() and b"trial_reported" in journal.read_bytes()):
-            time.sleep(0.05)
-        server.stop()
-        time.sleep(2)
-        server.start()
+@contextmanager
+def restarted_at_the_first_report(server: PostgresqlServer) -> Iterator[None]:
+    """Stop the server between the journal's record of the first epoch and the study's; start it 2 s later."""
+    record, start = Ledger.trial_reported, threading.Timer(2.0, server.start)
+    stopped = threading.Event()
 
-    thread = threading.Thread(target=restart, daemon=True)
-    thread.start()
-    return thread
+    def stop_once(ledger: Ledger, *report: Any, **where: Any) -> None:
+        record(ledger, *report, **where)
+        if not stopped.is_set():
+            stopped.set()
+            server.stop()
+            start.start()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ledger, "trial_reported", stop_once)
+        yield
+    assert stopped.is_set()
+    start.join()
 
 
 def test_several_objectives_on_a_server_that_is_restarted(tmp_path: Path, postgresql: PostgresqlServer) -> None:
@@ -63,9 +71,8 @@ def test_several_objectives_on_a_server_that_is_restarted(tmp_path: Path, postgr
         "storage": {"uri": postgresql.uri()},
         "runs_dir": str(tmp_path),
     }
-    restarted = restart_after_first_report(postgresql, tmp_path / "tiny" / "journal.jsonl")
-    result = run_sweep(load_sweep(sweep))
-    restarted.join(10)
+    with restarted_at_the_first_report(postgresql):
+        result = run_sweep(load_sweep(sweep))
 
     assert [record.status for record in result.records] == [TrialStatus.FINISHED] * 4
     front = result.pareto_front

@@ -15,7 +15,7 @@ from orchestrator.search.storage import open_storage
 from orchestrator.seeds.configurations import seed_of
 from tests.support.sweeps.local_ray import local_ray
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module", autouse=True)

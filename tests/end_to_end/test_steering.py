@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orchestrator import load_sweep, resume_sweep, run_sweep
+from orchestrator.notify import notifications
 from orchestrator.records.history import read_history
 from orchestrator.records.ledger import TrialStatus
 from orchestrator.steering.client import (
@@ -24,14 +24,16 @@ from orchestrator.steering.client import (
 from orchestrator.steering.requests import SteeringError
 from tests.orchestrator.notify.test_webhook import receiver
 from tests.support.sweeps.local_ray import local_ray
+from tests.support.waiting import wait_for
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
+EPOCHS = 1000  # no trial comes that far while it is steered
 SWEEP: dict[str, Any] = {
     "name": "steered",
     "dataset": {"name": "digits"},
     "model": {"name": "conv_resnet26_small"},
-    "training": {"epochs": 40, "global_batch_size": 512, "optimizer": "adamw", "lr": 0.003, "warmup_epochs": 0},
+    "training": {"epochs": EPOCHS, "global_batch_size": 512, "optimizer": "adamw", "lr": 0.003, "warmup_epochs": 0},
     "search": {
         "lr": {"type": "float", "low": 1e-4, "high": 1e-1, "log": True},
         "optimizer": ["sgd", "adamw"],
@@ -49,13 +51,6 @@ def ray_instance() -> Iterator[None]:
     """One Ray instance for all sessions here."""
     with local_ray(num_cpus=2):
         yield
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 180
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def steer(folder: Path, answers: list[str]) -> None:
@@ -85,13 +80,14 @@ def steer(folder: Path, answers: list[str]) -> None:
     answers.append(end_sweep(folder))
 
 
-def test_a_running_sweep_is_steered_and_resumed_as_steered(tmp_path: Path) -> None:
+def test_a_running_sweep_is_steered_and_resumed_as_steered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notifications, "_DRAIN_S", 60.0)
     folder, answers = tmp_path / "steered", []
     user = threading.Thread(target=steer, args=(folder, answers), daemon=True)
     user.start()
     with receiver(200) as webhook:
         first = run_sweep(load_sweep({**SWEEP, "runs_dir": str(tmp_path), "notify": webhook.url}))
-    user.join(30)
+    user.join()
     events = [body["event"] for body in webhook.bodies]
     assert (events[0], events[-1], set(events[1:-1])) == ("sweep_started", "sweep_interrupted", {"new_best"})
     assert b"T0KEN-of-the-user" not in (folder / "journal.jsonl").read_bytes()

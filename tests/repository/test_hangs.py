@@ -18,6 +18,7 @@ pytest_plugins = ["tests.support.hang_watch"]
 TESTS = """
 import ctypes
 import signal
+import pytest
 
 
 def test_that_blocks():
@@ -25,6 +26,7 @@ def test_that_blocks():
     ctypes.PyDLL(None).sleep(600)
 
 
+@pytest.mark.timeout(60)
 def test_after_it():
     pass
 """
@@ -65,5 +67,5 @@ def test_it():
 def test_another_timeout_on_the_command_line_counts_and_a_debugger_has_none(tmp_path: Path) -> None:
     done = run_pytest(tmp_path, SLOW, "--timeout=30")
     assert "1 failed" in done.stdout, done.stdout + done.stderr
-    done = run_pytest(tmp_path, SLOW.replace("1.5", "0"), "--pdb", keys="time.sleep(1.5)\nq\n")
+    done = run_pytest(tmp_path, SLOW.replace("1.5", "0"), "--pdb", "--timeout=4", keys="time.sleep(5)\nq\n")
     assert "1 failed" in done.stdout, done.stdout + done.stderr

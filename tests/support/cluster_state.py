@@ -20,7 +20,7 @@ def live_placement_groups() -> list[Any]:
 
 
 def assert_nothing_left() -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while time.monotonic() < deadline and (live_actors() or live_placement_groups()):
         time.sleep(0.2)
     assert live_actors() == []

@@ -16,7 +16,8 @@ def test_every_changed_configuration_is_accepted_or_refused_with_a_message() -> 
     fuzzer = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = fuzzer
     spec.loader.exec_module(fuzzer)
-    found = fuzzer.fuzz(400, 8.0, seed=7).as_dict()
+    fuzzer.HANG_S = 60.0  # a busy machine may stop for some seconds
+    found = fuzzer.fuzz(300, 250.0, seed=7).as_dict()
     assert (found["tracebacks"], found["hangs"]) == (0, 0), found
-    assert found["accepted"] + found["refused"] == found["configurations"] > 50, found
+    assert found["accepted"] + found["refused"] == found["configurations"] == 300, found
     assert found["accepted"] > 3

@@ -250,8 +250,8 @@ def run_sequence(
 
 
 def wait_for_cleanup(cluster: RayHosts) -> list[str]:
-    """Return what is left over some seconds after all sweeps."""
-    until(lambda: not list(left_over(cluster)), patience_s=20.0)
+    """Return what is left over a minute after all sweeps."""
+    until(lambda: not list(left_over(cluster)), patience_s=90.0)
     return list(left_over(cluster))
 
 

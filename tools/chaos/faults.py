@@ -221,14 +221,14 @@ def pids_of(name: str) -> list[int]:
 
 
 def wait_for_cleanup() -> list[str]:
-    """Return actors, placement groups and processes that are left over some seconds after all sweeps."""
+    """Return actors, placement groups and processes that are left over a minute after all sweeps."""
     found: list[str] = []
 
     def is_clean() -> bool:
         found[:] = [*_actors(), *_placement_groups(), *_processes()]
         return not found
 
-    until(is_clean, patience_s=20.0)
+    until(is_clean, patience_s=90.0)
     return found
 
 

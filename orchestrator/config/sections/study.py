@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt, Strict
 from orchestrator.config.sections.section import Section
 from search_spaces import Scalar
 
-SamplerName = Literal["tpe", "random", "grid", "qmc", "gp", "cmaes", "nsga2", "nsga3", "auto"]
+SamplerName = Literal["tpe", "random", "grid", "qmc", "gp", "gp_tpe", "cmaes", "nsga2", "nsga3", "auto"]
 
 
 class SamplerConfig(Section):
@@ -18,13 +18,15 @@ class SamplerConfig(Section):
 
     Args:
         name: `tpe` models the values of good and of other trials; `random`; `grid` tries every configuration of a
-            finite space once; `qmc` spreads trials evenly; `gp` fits a Gaussian process; `cmaes` adapts a normal
-            distribution; `nsga2` and `nsga3` are evolutionary, for several objectives; `auto` chooses one of them by
-            the space, the objectives and the number of trials.
-        startup_trials: Number of random trials before `tpe`, `gp` or `cmaes` use earlier results.
+            finite space once; `qmc` spreads trials evenly; `gp` fits a Gaussian process; `gp_tpe` takes
+            `gp` and `tpe` in turn; `cmaes` adapts a normal distribution; `nsga2` and `nsga3` are evolutionary, for
+            several objectives; `auto` chooses one of them by the space, the objectives and the number of trials.
+        startup_trials: Number of random trials before `tpe`, `gp` or `cmaes` use earlier results; those of `gp_tpe` are
+            spread evenly.
         random_share: Probability that a trial is drawn at random, however many results there are.
         prior: `papers` draws a part of the early trials near the papers' own values; the part fades as trials end.
         options: Further arguments of Optuna's sampler; docs/settings.md lists them.
+        rules: Version of the rules by which `auto` chooses; a sweep keeps the one that it began with.
     """
 
     name: SamplerName = "auto"
@@ -32,6 +34,7 @@ class SamplerConfig(Section):
     random_share: float = Field(0.0, ge=0, le=1)
     prior: Literal["none", "papers"] = "none"
     options: Mapping[str, Scalar] = {}
+    rules: Literal[1, 2] = 2
 
 
 TrialSchedulerName = Literal[

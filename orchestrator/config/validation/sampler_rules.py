@@ -26,6 +26,7 @@ SAMPLER_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "grid": {},
     "qmc": {"qmc_type": Literal["sobol", "halton"], "scramble": bool},
     "gp": {"deterministic_objective": bool},
+    "gp_tpe": {},
     "cmaes": {
         "popsize": PositiveInt,
         "use_separable_cma": bool,
@@ -39,8 +40,8 @@ SAMPLER_OPTIONS: Mapping[str, Mapping[str, Any]] = {
 }
 """Arguments of Optuna's samplers that a sweep may set; seeds and functions are set by the program."""
 
-_WITH_PRIOR = ("tpe", "gp", "random", "auto")
-_PACKAGES = {"cmaes": "cmaes", "gp": "torch"}
+_WITH_PRIOR = ("tpe", "gp", "gp_tpe", "random", "auto")
+_PACKAGES = {"cmaes": "cmaes", "gp": "torch", "gp_tpe": "torch"}
 
 
 def sampler_problems(
@@ -63,7 +64,7 @@ def sampler_problems(
         yield Problem("sampler.prior", f"got '{sampler.prior}', which '{sampler.name}' cannot take. {remedy}")
     if sampler.name == "grid":
         yield from _grid_problems(search)
-    if sampler.name in ("cmaes", "gp", "qmc"):
+    if sampler.name in ("cmaes", "gp", "gp_tpe", "qmc"):
         yield from _conditional_problems(sampler.name, search)
     if sampler.name == "cmaes":
         yield from _cmaes_problems(search, objectives, constraints)

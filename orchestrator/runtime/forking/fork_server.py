@@ -24,7 +24,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from orchestrator.errors import ClusterError
-from orchestrator.runtime.forking.environment import chosen_address, differences, prepare_environment
+from orchestrator.runtime.forking.environment import differences
 from orchestrator.runtime.forking.start_worker import SCRIPT, SOCKET
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class ForkServer:
     def __init__(self, modules: Sequence[str]) -> None:
         self._modules = tuple(modules)
         self._environ = dict(os.environ)
-        self._path = _search_path()
+        self._path = search_path()
         self._folder = _private_folder()
         self.socket = str(self._folder / _SOCKET)
         try:
@@ -94,7 +94,7 @@ class ForkServer:
         return (
             self._process.poll() is None
             and tuple(modules) == self._modules
-            and self._path == _search_path()
+            and self._path == search_path()
             and not differences(self._environ, os.environ)
         )
 
@@ -160,21 +160,6 @@ def begin(modules: Sequence[str]) -> ForkServer | None:
     return _servers[-1]
 
 
-def begin_early(address: str | None, modules: Sequence[str]) -> None:
-    """Start the fork server for a sweep that will have a private instance, before anything heavy is imported.
-
-    Args:
-        address: Address that the user has given.
-        modules: Names of the modules that it imports.
-
-    Raises:
-        ClusterError: `SPATIALSWEEP_FORK_WORKERS` is neither 0 nor 1.
-    """
-    if chosen_address(address) == "local":
-        prepare_environment(os.environ)
-        begin(modules)
-
-
 @contextlib.contextmanager
 def forked_workers(modules: Sequence[str]) -> Iterator[ForkServer | None]:
     """Have an instance of Ray that is started and ended within the context fork its workers.
@@ -190,16 +175,20 @@ def forked_workers(modules: Sequence[str]) -> Iterator[ForkServer | None]:
             except OSError:  # it has ended since it was looked at
                 server = None
         if server is not None:
-            stack.enter_context(_worker_command(server))
+            stack.enter_context(worker_command(server.socket))
         yield server
 
 
 @contextlib.contextmanager
-def _worker_command(server: ForkServer) -> Iterator[None]:
-    """Have Ray start workers through the fork server; the raylet passes its environment to them."""
+def worker_command(path: str) -> Iterator[None]:
+    """Have Ray start workers through a fork server; the raylet passes its environment to them.
+
+    Args:
+        path: Path of the server's socket.
+    """
     from orchestrator.runtime.ray_private.instance import WORKER_SCRIPT, started_by
 
-    own = {SOCKET: server.socket, SCRIPT: str(WORKER_SCRIPT)}
+    own = {SOCKET: path, SCRIPT: str(WORKER_SCRIPT)}
     os.environ.update(own)
     try:
         with started_by(_CLIENT):
@@ -217,7 +206,7 @@ def _private_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix=_FOLDER, dir=parent))
 
 
-def _search_path() -> list[str]:
+def search_path() -> list[str]:
     """Return the module search path of this process, absolute, without what Ray adds to it when it is imported."""
     return [str(Path(folder).absolute()) for folder in sys.path if Path(folder).parts[-2:] != _RAY_ADDS]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import ray
 from ray._private import node, parameter
 
-__all__ = ["WORKER_SCRIPT", "started_by", "without_helpers"]
+__all__ = ["WORKER_SCRIPT", "node_of", "started_by", "without_helpers"]
 
 WORKER_SCRIPT = Path(ray.__file__).parent / "_private" / "workers" / "default_worker.py"
 
@@ -52,6 +52,34 @@ def without_helpers(*, logs: bool) -> Iterator[None]:
             yield
     finally:
         names["Node"] = before
+
+
+def node_of(start: Callable[[], None]) -> Any:
+    """Return the `Node` whose processes `ray.init(address="local")` starts, without a connection to it.
+
+    Settings of the instance are those of `ray.init`, which is left once it has started the processes.
+
+    Args:
+        start: Function that calls `ray.init`.
+    """
+
+    class Started(BaseException):
+        pass
+
+    def begin(self: Any, *arguments: Any, **settings: Any) -> None:
+        before.__init__(self, *arguments, **settings)
+        raise Started(self)
+
+    names = vars(node)
+    before = names["Node"]
+    names["Node"] = type("Node", (before,), {"__init__": begin})
+    try:
+        start()
+    except Started as started:
+        return started.args[0]
+    finally:
+        names["Node"] = before
+    raise AssertionError("ray.init has not started a node")
 
 
 @contextmanager

@@ -30,6 +30,7 @@ RELIED_ON = (
     "ray._private.utils: set_omp_num_threads_if_unset()",
     "ray._private.workers: default_worker",
     "ray.actor: ActorClassID",
+    "ray.air._internal.usage: _count_callbacks(callbacks)",
     "ray._private.state: GlobalState.get_max_resources_from_cluster_config, GlobalState._connect_and_get_accessor",
     "ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator: "
     "_AutoscalingCoordinatorActor.cancel_request(requester_id)",

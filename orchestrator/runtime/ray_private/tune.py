@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.air._internal import usage
 from ray.tune.execution import tune_controller
 from ray.tune.execution.class_cache import _ActorClassCache
 from ray.tune.execution.tune_controller import TuneController
 
-__all__ = ["TuneController", "direct_trial_actors"]
+__all__ = ["TuneController", "direct_trial_actors", "without_count_of_callbacks"]
 
 
 class _DirectActors(_ActorClassCache):
@@ -36,3 +37,17 @@ def direct_trial_actors() -> Iterator[None]:
         yield
     finally:
         names["_ActorClassCache"] = before
+
+
+@contextmanager
+def without_count_of_callbacks() -> Iterator[None]:
+    """Have experiments that begin within the context not count their callbacks for Ray's usage statistics.
+
+    To tell its own kinds of callbacks, Ray imports MLflow for it: a second of processor time before the first trial.
+    """
+    names = vars(usage)
+    before, names["_count_callbacks"] = names["_count_callbacks"], lambda _: {}
+    try:
+        yield
+    finally:
+        names["_count_callbacks"] = before

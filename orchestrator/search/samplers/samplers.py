@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.config.sections.study import SamplerConfig
 from orchestrator.search.samplers.choice import choose_sampler
+from orchestrator.search.samplers.even_start import EvenStart
 from orchestrator.search.samplers.fading_prior import FadingPrior
 from orchestrator.search.samplers.grid import GridSampler
 from orchestrator.search.samplers.learnable import DIVERGED, OUTCOME, REJECTED, REPEATS, LearnableStudy, TrialWindow
@@ -28,6 +29,9 @@ __all__ = ["DIVERGED", "OUTCOME", "REJECTED", "SweepSampler", "create_sampler"]
 
 # Proposals hardly depend on more trials: TPE takes at most 25 for good ones, and weighs old ones less.
 _TPE_WINDOW = 300
+_IN_TURN = {"gp_tpe": ("gp", "tpe")}
+"""Names that stand for several samplers, which propose the trials in turn."""
+_ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 class SweepSampler(BaseSampler):
@@ -50,12 +54,13 @@ class SweepSampler(BaseSampler):
         self._grid = GridSampler(space, seed) if sampler.name == "grid" else None
         self._current: tuple[int, BaseSampler] | None = None
         self._view: tuple[int, LearnableStudy] | None = None
-        self._window: TrialWindow | None = None
+        self._windows: dict[str, TrialWindow] = {}  # by the name of Optuna's sampler
+        self._start = EvenStart(sampler.startup_trials, seed) if sampler.name in _IN_TURN else None
         self._present: PresentSpace | None = None
 
     def change_space(self, present: PresentSpace) -> None:
         """Draw from another space from now on."""
-        self._present, self._window, self._current, self._view = present, None, None, None
+        self._present, self._windows, self._current, self._view = present, {}, None, None
 
     @property
     def name(self) -> str:
@@ -100,9 +105,10 @@ class SweepSampler(BaseSampler):
                 return single_value(param_distribution)
         if center is not None and param_name in center:
             return self._prior.draw(trial.number, param_name, param_distribution, center[param_name])
-        return self._sampler_of(trial).sample_independent(
-            self._snapshot(study, trial), trial, param_name, param_distribution
-        )
+        shown = self._snapshot(study, trial)
+        if self._start is not None and len(shown.get_trials(False, _ENDED)) < self._sampler.startup_trials:
+            return self._start.draw(trial.number, param_name, param_distribution)
+        return self._sampler_of(trial).sample_independent(shown, trial, param_name, param_distribution)
 
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
@@ -126,17 +132,23 @@ class SweepSampler(BaseSampler):
 
     def _snapshot(self, study: optuna.Study, trial: FrozenTrial) -> LearnableStudy:
         """Return the study as it was when the trial was proposed."""
-        if self._window is None:
-            # The evolutionary samplers read the trials of their population from the study itself.
-            is_tpe = self._sampler.name == "tpe"
-            seen = {} if self._present is None else {"seen": self._present.seen}
-            size = _TPE_WINDOW if is_tpe else None
-            self._window = TrialWindow(size, study.directions, completes_paused=is_tpe, **seen)
         if self._view is None or self._view[0] != trial.number:
-            completes = self._sampler.name == "gp"  # it learns from complete trials only
+            name = self._name_for(trial.number)
+            if name not in self._windows:
+                # The evolutionary samplers read the trials of their population from the study itself.
+                is_tpe = name == "tpe"
+                seen = {} if self._present is None else {"seen": self._present.seen}
+                size = _TPE_WINDOW if is_tpe else None
+                self._windows[name] = TrialWindow(size, study.directions, completes_paused=is_tpe, **seen)
+            completes = name == "gp"  # it learns from complete trials only
             least = self._sampler.startup_trials
-            self._view = trial.number, LearnableStudy(study, self._window, completes=completes, least=least)
+            self._view = trial.number, LearnableStudy(study, self._windows[name], completes=completes, least=least)
         return self._view[1]
+
+    def _name_for(self, number: int) -> str:
+        """Return the name of the sampler that proposes a trial."""
+        in_turn = _IN_TURN.get(self._sampler.name, (self._sampler.name,))
+        return in_turn[number % len(in_turn)]
 
     def _create_for(self, number: int) -> BaseSampler:
         if self._grid is not None:
@@ -145,7 +157,7 @@ class SweepSampler(BaseSampler):
         if self._sampler.random_share and np.random.RandomState(own).random_sample() < self._sampler.random_share:
             return samplers.RandomSampler(seed=own ^ 1)
         arguments = _Arguments(dict(self._sampler.options), self._sampler.startup_trials, self._seed, own)
-        return _SAMPLERS[self._sampler.name](arguments)
+        return _SAMPLERS[self._name_for(number)](arguments)
 
 
 def create_sampler(
@@ -156,6 +168,7 @@ def create_sampler(
     trials: int = 100,
     objectives: int = 1,
     constraints: int = 0,
+    ends_early: bool = True,
     known: Sequence[Mapping[str, Any]] = (),
 ) -> SweepSampler:
     """Return the sampler of a sweep.
@@ -167,10 +180,18 @@ def create_sampler(
         trials: Number of trials, by which `auto` chooses.
         objectives: Number of objectives, by which `auto` chooses.
         constraints: Number of constraints, by which `auto` chooses.
+        ends_early: False where every trial is trained to the end, by which `auto` chooses.
         known: Configurations around which a part of the early trials is drawn.
     """
     if sampler.name == "auto":
-        name = choose_sampler(space, trials=trials, objectives=objectives, constraints=constraints).name
+        name = choose_sampler(
+            space,
+            trials=trials,
+            objectives=objectives,
+            constraints=constraints,
+            ends_early=ends_early,
+            rules=sampler.rules,
+        ).name
         sampler = sampler.model_copy(update={"name": name})
     return SweepSampler(sampler, space, seed, known)
 

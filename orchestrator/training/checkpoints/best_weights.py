@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,34 @@ from orchestrator.training.checkpoints.checkpoint_file import save_checkpoint
 from orchestrator.training.evaluation_settings import EvaluationSettings
 from orchestrator.training.images.device_images import DeviceImages
 
-__all__ = ["save_best", "share_of_255"]
+__all__ = ["HeldBest", "save_best", "share_of_255"]
+
+_MOST_HELD_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class HeldBest:
+    """Best weights so far of a trial, in the process that trains it; `best.pt` has the same bits.
+
+    Args:
+        epoch: Epoch of the weights, from 1.
+        weights: Copy of the weights by name; None where they are too large to be held beside those in training.
+    """
+
+    epoch: int
+    weights: Mapping[str, Tensor] | None
+
+    @classmethod
+    def of(cls, epoch: int, weights: Mapping[str, Tensor]) -> HeldBest:
+        """Copy the weights of an epoch, unless they are large.
+
+        Args:
+            epoch: Epoch of the weights, from 1.
+            weights: State dict of the evaluated network.
+        """
+        if sum(tensor.nbytes for tensor in weights.values()) > _MOST_HELD_BYTES:
+            return cls(epoch, None)
+        return cls(epoch, {name: tensor.detach().clone() for name, tensor in weights.items()})
 
 
 def save_best(

@@ -12,7 +12,7 @@ from orchestrator import load_sweep, run_sweep
 from orchestrator.records.ledger import TrialStatus
 from tests.support.sweeps.local_ray import local_ray
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -16,7 +16,7 @@ from tests.support.sweeps.command_line import run_command
 from tests.support.sweeps.local_ray import local_ray
 from tests.support.tasks.few_scenes import write_scenes
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 SWEEP: dict[str, Any] = {
     "name": "objects",

@@ -13,7 +13,7 @@ import torch
 disable = torch.compiler.disable
 import models, timm.optim, torchvision
 
-assert not any(name.startswith("torch._dynamo") for name in sys.modules)
+assert not any(name.startswith(("torch._dynamo", "torch.distributed.tensor", "sympy")) for name in sys.modules)
 assert torch.compiler.disable is disable
 assert timm.optim.kron.has_dynamo and timm.layers._fx.has_fx_feature_extraction
 
@@ -31,6 +31,19 @@ assert settings.recompile_limit == 1_000_000  # as timm's optimiser kron sets it
 assert utilities.__file__ and settings.__loader__.__class__.__name__ == "SourceFileLoader"
 assert torchvision.ops.roi_align.__globals__["is_compile_supported"]("cpu") is utilities.is_compile_supported("cpu")
 assert not any("import_of_timm" in type(finder).__module__ for finder in sys.meta_path)
+
+from timm.optim import muon
+
+weight = torch.tensor([[3.0, 1.0], [1.0, 2.0]])
+assert muon.has_dtensor and not isinstance(weight, muon.DTensor)
+import torch.distributed as dist
+
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+from torch.distributed.tensor import DTensor, distribute_tensor, init_device_mesh
+
+found = distribute_tensor(weight, init_device_mesh("cpu", (1,)))
+assert isinstance(found, muon.DTensor) and not isinstance(weight, muon.DTensor)
+assert isinstance(muon.zeropower_via_newtonschulz(found, 1, [(3.4445, -4.775, 2.0315)]), DTensor)
 """
 
 LOADED_BEFORE = """

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+import tempfile
 from pathlib import Path
 from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from orchestrator.cli import run
+from orchestrator.cli.main import app
+from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[3]
 DIGITS = ROOT / "sweeps" / "digits.yaml"
 COMMAND = [sys.executable, "-m", "orchestrator"]
 
 
-def spatialsweep(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=240)
-
-
-def wait_for(condition: Callable[[], Any], timeout_s: float = 120) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.1)
+def spatialsweep(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    own = os.environ | environ
+    return subprocess.run([*COMMAND, *arguments], cwd=ROOT, env=own, capture_output=True, text=True, timeout=240)
 
 
 def test_version() -> None:
@@ -31,11 +32,15 @@ def test_version() -> None:
     assert done.stdout.startswith("spatialsweep 0.")
 
 
-def test_bad_input_is_listed_whole_and_starts_nothing(tmp_path: Path) -> None:
-    done = spatialsweep(
-        "run", str(DIGITS), "--runs-dir", str(tmp_path / "runs"), "--set", "trials=many", "--set", "training.lrr=0.1",
-        "--set", "search.model.choices=[adaptive_resnet26_smal]", "--set", "dataset.name=digit",
-    )  # fmt: skip
+def test_bad_input_is_listed_whole_and_leaves_nothing(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as short:  # for Ray's sockets
+        done = spatialsweep(
+            "run", str(DIGITS), "--runs-dir", str(tmp_path / "runs"), "--set", "trials=many",
+            "--set", "training.lrr=0.1", "--set", "search.model.choices=[adaptive_resnet26_smal]",
+            "--set", "dataset.name=digit", TMPDIR=short, RAY_TMPDIR=short,
+        )  # fmt: skip
+        wait_for(lambda: not any(Path(short).glob("fork*")))  # the fork server ends by itself
+        assert list(Path(short).iterdir()) == []  # the instance of Ray has ended with the command
     assert done.returncode == 2
     assert done.stdout == ""
     assert "digits.yaml: trials: got 'many'" in done.stderr
@@ -65,7 +70,7 @@ def test_an_address_where_no_cluster_answers_is_a_plain_error(tmp_path: Path) ->
 
 def test_a_command_without_an_output_ends_as_any_other() -> None:
     command = f"{sys.executable} -m orchestrator --version >&-"
-    done = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -94,5 +99,30 @@ __main__.run()
 
 
 def test_a_command_ends_after_the_cleanup_and_without_a_teardown() -> None:
-    done = subprocess.run([sys.executable, "-c", ENDING], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", ENDING], cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert (done.returncode, done.stdout, done.stderr) == (3, "done; cleaned up\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "begun"),
+    [
+        (["run", str(DIGITS), "--dry-run"], []),
+        (["run", "sweeps/digit.yaml"], []),
+        (["run", "--help"], []),
+        (["run", str(DIGITS), "--trails", "3"], []),
+        (["resume", "unknown"], []),
+        (["run", str(DIGITS), "--verbose"], [(None, True)]),
+        (["run", str(DIGITS), "--address", "auto"], [("auto", False)]),
+    ],
+)
+def test_what_a_sweep_needs_is_started_early_for_a_sweep_only(
+    arguments: list[str], begun: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found: list[Any] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "begin_early", lambda address, _, *, verbose: found.append((address, verbose)))
+    monkeypatch.setattr(run, "show_dry_run", lambda *_, **__: None)
+    monkeypatch.setattr(run, "run_to_end", lambda *_, **__: None)
+    monkeypatch.setattr("orchestrator.config.load_sweep", lambda *_, **__: None)
+    CliRunner().invoke(app, arguments)
+    assert found == begun

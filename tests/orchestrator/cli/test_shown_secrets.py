@@ -236,6 +236,7 @@ def test_events_for_a_server_that_is_away(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_commands_that_find_no_server(tmp_path: Path) -> None:
     """Check the output of commands that meet a dead server or a mistake, one after another in one process."""
     write_sweep(tmp_path, "s", [(TrialStatus.FINISHED, [0.5])])
@@ -254,7 +255,7 @@ def test_commands_that_find_no_server(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         env=surroundings,
-        timeout=200,
+        timeout=550,
     )
     shown = done.stdout + done.stderr
     assert [line for line in shown.splitlines() if "left with 0" in line] == []

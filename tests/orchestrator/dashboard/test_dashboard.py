@@ -8,9 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,10 +24,11 @@ from orchestrator.records.ledger import TrialStatus
 from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study
 from orchestrator.server_addresses import embedded_uri
-from tests.support.servers.mlflow_server import free_port
+from tests.support.servers.ports import free_port
 from tests.support.sweeps.fake_sweeps import PLAN, write_sweep
 from tests.support.sweeps.plans import search_plan
 from tests.support.sweeps.tracked_sweep import replay
+from tests.support.waiting import wait_for
 
 COMMAND = [sys.executable, "-m", "orchestrator", "dashboard"]
 ROOT = Path(__file__).parents[3]
@@ -73,13 +73,6 @@ def page(ended_by: signal.Signals, *arguments: str) -> Iterator[str]:
         process.communicate(timeout=60)
     assert process.returncode == 0
     wait_for(lambda: not [member for member in family if member.is_running()])
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def read(url: str) -> bytes:

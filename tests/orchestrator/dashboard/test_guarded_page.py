@@ -16,7 +16,7 @@ from orchestrator.dashboard.guarded_page import GuardedPage
 from orchestrator.dashboard.pages import study_server
 from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study
-from tests.support.servers.mlflow_server import free_port
+from tests.support.servers.ports import free_port
 from tests.support.sweeps.objectives import TWO_OBJECTIVES
 from tests.support.sweeps.plans import search_plan
 

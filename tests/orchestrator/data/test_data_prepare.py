@@ -120,36 +120,44 @@ def test_an_interrupted_conversion_resumes(tmp_path: Path) -> None:
     assert not (tmp_path / "cut" / ".parts").exists()
 
 
+# The command line, which stops for ever within the seventh shard of three images.
+HELD = """
+import time
+from orchestrator.cli.main import main
+from orchestrator.data.conversion import shards
+
+decode, left = shards.decode_pixels, 20
+
+def held(*arguments, **settings):
+    global left
+    left -= 1
+    if left < 0:
+        time.sleep(600)
+    return decode(*arguments, **settings)
+
+shards.decode_pixels = held
+main()
+"""
+
+
 @pytest.mark.parametrize(("end", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
 def test_a_killed_command_resumes_when_called_again(end: int, code: int, tmp_path: Path) -> None:
-    root = icons(tmp_path, per_class=400)  # over a second after the first few
+    root = icons(tmp_path, per_class=15)
     target = tmp_path / "to"
-    command = [
-        sys.executable,
-        "-m",
-        "orchestrator",
-        "data",
-        "prepare",
-        "folder",
-        "--from",
-        str(root),
-        "--to",
-        str(target),
-    ]
-    process = subprocess.Popen([*command, "--images-per-shard", "1"], cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    records = 0
-    while records < 5 and process.poll() is None:
-        time.sleep(0.005)
-        records = len(list((target / ".parts").glob("*.json")))
+    command = [sys.executable, "-c", HELD, "data", "prepare", "folder", "--from", str(root), "--to", str(target)]
+    process = subprocess.Popen([*command, "--images-per-shard", "3"], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while len(list((target / ".parts").glob("*.json"))) < 6:
+        assert process.poll() is None
+        time.sleep(0.02)
     process.send_signal(end)
-    _, message = process.communicate(timeout=60)
+    _, message = process.communicate(timeout=120)
     assert process.returncode == code
     assert ("repeat the same command to resume" in message) == (end == signal.SIGINT)
     assert not (target / "manifest.json").exists()
     converted: list[str] = []
-    manifest = prepare("folder", root, str(target), images_per_shard=1, run=cut_after(9999, converted))
-    assert 0 < len(converted) <= 1600 - records
-    assert manifest.content_hash == prepare("folder", root, str(tmp_path / "whole"), images_per_shard=1).content_hash
+    manifest = prepare("folder", root, str(target), images_per_shard=3, run=cut_after(9999, converted))
+    assert len(converted) == 20 - 6
+    assert manifest.content_hash == prepare("folder", root, str(tmp_path / "whole"), images_per_shard=3).content_hash
     assert {path.name for path in target.iterdir()} == {path.name for path in (tmp_path / "whole").iterdir()}
 
 

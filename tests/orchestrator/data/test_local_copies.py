@@ -46,7 +46,7 @@ def checked(seen: list[str], wait: Callable[[], object] = lambda: None) -> Calla
 
 def test_four_shards_are_copied_at_once_and_no_more(place: Path) -> None:
     folder, seen = open_folder(place / "store"), []
-    together, running, most = threading.Barrier(4, timeout=30), [0], [0]
+    together, running, most = threading.Barrier(4, timeout=120), [0], [0]
     lock = threading.Lock()
 
     def wait() -> None:

@@ -26,7 +26,8 @@ from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study
 from orchestrator.server_addresses import embedded_uri
 from orchestrator.sweep.compatibility import stored_config
-from orchestrator.tracking.mlflow_runs import experiment_id, fetch_checkpoint, silence_mlflow
+from orchestrator.tracking.mlflow_client import silence_mlflow
+from orchestrator.tracking.mlflow_runs import experiment_id, fetch_checkpoint
 from tests.support.sweeps.fake_sweeps import write_sweep
 from tests.support.sweeps.settings import BASE
 

@@ -49,11 +49,21 @@ class Group:
 
 
 @pytest.fixture(autouse=True)
-def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for what comes, however late."""
     monkeypatch.setattr(lost_nodes, "_POLL_INTERVAL_S", 0.0)
+    monkeypatch.setattr(lost_nodes, "_TABLE_DELAY_S", 600.0)
+    monkeypatch.setattr(lost_nodes, "_NODE_DEATH_TIMEOUT_S", 600.0)
+
+
+@pytest.fixture
+def impatient(patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait briefly for what does not come."""
     monkeypatch.setattr(lost_nodes, "_TABLE_DELAY_S", 0.05)
+    monkeypatch.setattr(lost_nodes, "_NODE_DEATH_TIMEOUT_S", 0.05)
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_killed_worker_is_no_node_failure() -> None:
     assert not Group(False).explains({0: PEER, 1: AWAY})
 
@@ -96,6 +106,6 @@ def test_errors_of_the_ranks_themselves_are_no_node_failure(monkeypatch: pytest.
     assert group.checks == 0
 
 
-def test_the_check_has_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lost_nodes, "_NODE_DEATH_TIMEOUT_S", 0.05)
+@pytest.mark.usefixtures("impatient")
+def test_the_check_has_a_timeout() -> None:
     assert not Group(None).explains({1: AWAY})

@@ -58,7 +58,7 @@ def test_a_lane_listens_at_the_one_address_where_its_workers_meet(
     assert meet[0] == (outward if several_nodes else "127.0.0.1")
     assert listening() - before == {meet}
     use_interface_of(meet[0], os.environ)
-    join("gloo", meet, process_group._listener, rank=0, size=1, timeout_s=30)
+    join("gloo", meet, process_group._listener, rank=0, size=1, timeout_s=120)
     numbers = torch.ones(2)
     distributed.all_reduce(numbers)
     assert numbers.tolist() == [1.0, 1.0]

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -138,10 +139,22 @@ def test_a_log_has_a_line_a_minute_about_four_trials_at_most(ledger: Ledger, mon
 def test_another_process_reads_the_progress(tmp_path: Path) -> None:
     folder = SweepFolder(write_sweep(tmp_path, "s", TRIALS, ended=None))
     write_live(folder.scratch, NEWEST.values())
+    over = threading.Event()
+
+    def write_as_a_driver() -> None:
+        while not over.wait(1.0):
+            write_live(folder.scratch, NEWEST.values())
+
+    driver = threading.Thread(target=write_as_a_driver)
     command = [sys.executable, "-m", "orchestrator", "status", "s", "--runs-dir", str(tmp_path)]
     with folder.driven():
-        text = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-        facts = facts_of(read_sweep(folder))
+        driver.start()
+        try:
+            text = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+            facts = facts_of(read_sweep(folder))
+        finally:
+            over.set()
+            driver.join()
     assert re.search(
         r"training +trial 1 epoch 3 of 10, step 187/750, 812 images/s, loss 2\.312, 12m55s left\n"
         r" +training +trial 2 epoch 1 of 10, step 187/750, 12346 images/s, loss -, 16m15s left\n",

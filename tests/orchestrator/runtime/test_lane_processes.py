@@ -63,12 +63,12 @@ def test_the_watch_for_preemptions_marks_the_workers_of_a_drained_node(monkeypat
     callback = PreemptionWatch()
     callback.after_worker_group_start(group)
     thread = callback._watcher._monitor_thread
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while len(marked) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert marked == [(0, [1]), (1, [1])]
     callback.before_worker_group_shutdown(group)  # type: ignore[arg-type]
-    thread.join(10)
+    thread.join(120)
     assert not thread.is_alive()
     for name in ("before_worker_group_shutdown", "after_worker_group_abort"):
         assert "self._stop_watcher()" in inspect.getsource(vars(preemption_callback.PreemptionCallback)[name])

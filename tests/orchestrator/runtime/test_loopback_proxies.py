@@ -44,14 +44,14 @@ def test_a_server_on_this_machine_is_reached_in_spite_of_a_dead_proxy(
         monkeypatch.delenv(each, raising=False)
     monkeypatch.setenv(name, DEAD)
     with pytest.raises(requests.ConnectionError):
-        requests.get(f"http://127.0.0.1:{server}", timeout=5)
+        requests.get(f"http://127.0.0.1:{server}", timeout=60)
     monkeypatch.setenv("no_proxy", "")
     monkeypatch.setenv("NO_PROXY", "")
     keep_loopback_direct(os.environ)
     for host in ("127.0.0.1", "localhost"):
-        assert requests.get(f"http://{host}:{server}", timeout=5).status_code == 204
+        assert requests.get(f"http://{host}:{server}", timeout=60).status_code == 204
         opener = urllib.request.build_opener()  # `urlopen` would keep these proxies for the whole process
-        with opener.open(f"http://{host}:{server}", timeout=5) as answer:
+        with opener.open(f"http://{host}:{server}", timeout=60) as answer:
             assert answer.status == 204
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -129,9 +130,10 @@ def listening() -> Iterator[tuple[str, str, int]]:
     """Yield program, address and port of every socket on which this process or a child process listens."""
     own = psutil.Process()
     for process in (own, *own.children(recursive=True)):
-        for connection in process.net_connections("inet"):
-            if connection.status == psutil.CONN_LISTEN:
-                yield process.name(), connection.laddr.ip.removeprefix("::ffff:"), connection.laddr.port
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            for connection in process.net_connections("inet"):
+                if connection.status == psutil.CONN_LISTEN:
+                    yield process.name(), connection.laddr.ip.removeprefix("::ffff:"), connection.laddr.port
 
 
 def answers(port: int) -> bool:
@@ -150,11 +152,12 @@ def join(address: str, token: str | None) -> subprocess.CompletedProcess[str]:
     environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_NUM_REDIS_GET_RETRIES": "1"}
     environ |= {} if token is None else {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
     command = [sys.executable, "-c", JOIN, address]
-    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=280)
 
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_private_instance_admits_no_other_user(home: Path) -> None:
     before = set(listening())
     with ray_session():
@@ -201,5 +204,5 @@ def run_on(address: str) -> subprocess.CompletedProcess[str]:
         cwd=Path(__file__).resolve().parents[3],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=280,
     )

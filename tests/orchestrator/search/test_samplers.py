@@ -30,7 +30,7 @@ pytestmark = [
 ]
 
 NAMES = get_args(SamplerName)
-NO_CONDITIONS = ("cmaes", "gp", "qmc")
+NO_CONDITIONS = ("cmaes", "gp", "gp_tpe", "qmc")
 _DOMAINS: TypeAdapter[dict[str, Domain]] = TypeAdapter(dict[str, Domain])
 
 
@@ -201,6 +201,7 @@ SWEEP = {
         ({"name": "random", "options": {"n_ei_candidates": 3}}, "'random' has none"),
         ({"name": "grid"}, "search.lr: is a continuum"),
         ({"name": "gp"}, "cannot follow conditions, and search.bias_channels has one"),
+        ({"name": "gp_tpe"}, "got 'gp_tpe', which cannot follow conditions"),
         ({"name": "cmaes"}, "(?s)search.bias_channels has one.*search.model is a choice"),
         ({"name": "cmaes", "options": {"with_margin": True, "lr_adapt": True}}, "exclude each other"),
         ({"options": {"multivariate": False, "group": True}}, "groups need multivariate"),

@@ -47,7 +47,7 @@ def test_packages_that_mlflow_imports_as_well_are_loaded_before_its_thread() -> 
 
 def open_at_once(folder: Path, barrier: Any) -> None:
     for number in range(DATABASES):
-        barrier.wait(30)
+        barrier.wait(200)
         open_storage(f"sqlite:///{folder}/{number}.db")
 
 
@@ -58,7 +58,7 @@ def test_sweeps_that_create_a_database_at_once_can_all_use_it(tmp_path: Path) ->
     for sweep in sweeps:
         sweep.start()
     for sweep in sweeps:
-        sweep.join(120)
+        sweep.join(250)
     assert [sweep.exitcode for sweep in sweeps] == [0, 0, 0]
 
 

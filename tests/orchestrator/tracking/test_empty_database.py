@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
@@ -123,8 +124,8 @@ def test_another_version_of_mlflow_uses_a_file_of_its_own(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     name = cached(prepared).name
-    assert name.startswith(f"mlflow-{mlflow_client.mlflow.__version__}-")
-    monkeypatch.setattr(mlflow_client.mlflow, "__version__", "3.99.0")
+    assert name.startswith(f"mlflow-{mlflow.__version__}-")
+    monkeypatch.setattr(mlflow, "__version__", "3.99.0")
     assert f"mlflow-{mlflow_client._schema()}.db" == name.replace(name.split("-")[1], "3.99.0")
 
 
@@ -163,7 +164,7 @@ def test_a_missing_folder_is_an_error_and_servers_are_left_alone(tmp_path: Path,
 
 
 def add_experiment(uri: str, name: str, begin: multiprocessing.synchronize.Event) -> None:
-    begin.wait(60)
+    begin.wait(200)
     open_client(uri).create_experiment(name)
 
 
@@ -176,7 +177,7 @@ def test_processes_that_begin_together_use_one_database(tmp_path: Path, cache: P
         process.start()
     begin.set()
     for process in started:
-        process.join(60)
+        process.join(200)
     assert [process.exitcode for process in started] == [0, 0, 0]
     found = MlflowClient(embedded_uri(tmp_path)).search_experiments()
     assert {experiment.name for experiment in found} == {"Default", *names}

@@ -27,7 +27,8 @@ from orchestrator.cli.main import app
 from orchestrator.disk_space import disk_full_error
 from orchestrator.tracking import model_folder, stored_checkpoints
 from orchestrator.tracking.model_folder import ModelFacts, write_model_folder
-from tests.support.servers.mlflow_server import free_port, healthy
+from tests.support.servers.mlflow_server import healthy
+from tests.support.servers.ports import free_port
 from tests.support.sweeps.stored_models import StoredModels
 
 IMAGES = np.linspace(0, 1, 2 * 64, dtype=np.float32).reshape(2, 1, 8, 8)
@@ -118,7 +119,7 @@ def test_mlflow_serves_it(stored: StoredModels, tmp_path: Path) -> None:
     with (tmp_path / "log").open("wb") as log:
         server = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         while not healthy(f"{page}/ping"):
             assert server.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
             time.sleep(0.1)

@@ -21,7 +21,7 @@ from orchestrator.tracking.mlflow_runs import fetch_checkpoint
 from orchestrator.tracking.mlflow_writer import MlflowWriter
 from orchestrator.training.checkpoints.checkpoint_file import save_checkpoint
 from orchestrator.training.checkpoints.checkpoints import build_network
-from tests.support.servers.mlflow_server import free_port
+from tests.support.servers.ports import free_port
 from tests.support.sweeps.tracked_sweep import DATASET, REASON, replay, tell
 
 

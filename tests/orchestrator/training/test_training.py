@@ -16,6 +16,7 @@ import models
 from orchestrator.config import ObjectiveConfig
 from orchestrator.errors import TrialDivergedError, TrialFailedError
 from orchestrator.training import trial as trial_module
+from orchestrator.training.checkpoints import best_weights
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.images.device_images import DeviceImages
 from tests.support.training_pieces import CLOCKS, differences, few_digits, make_trial, run, timeless, with_everything
@@ -56,6 +57,27 @@ def test_the_best_epoch_follows_the_objective(data: DeviceImages, tmp_path: Path
     objective = ObjectiveConfig(metric="val/loss", mode="min")
     reports = run(make_trial(data, tmp_path, epochs=4, lr=0.1, objective=objective))
     assert reports[-1]["best_epoch"] == min(reports, key=lambda report: report["val/loss"])["epoch"]
+
+
+@pytest.mark.parametrize(("mode", "best_epoch"), [("min", 2), ("max", 1)])
+def test_the_best_weights_are_tested_without_their_file_to_the_same_bits(
+    data: DeviceImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: Any, best_epoch: int
+) -> None:
+    def train(folder: str) -> tuple[Any, nn.Module, int]:
+        reads.clear()
+        trial = make_trial(data, tmp_path / folder, epochs=2, objective=ObjectiveConfig(metric="val/loss", mode=mode))
+        return timeless(run(trial)), trial.network, len(reads)
+
+    reads: list[Path] = []
+    read_best = trial_module.read_best
+    monkeypatch.setattr(trial_module, "read_best", lambda path, *rest: reads.append(path) or read_best(path, *rest))
+    reports, network, count = train("held")
+    assert (reports[-1]["best_epoch"], count) == (best_epoch, 0)
+    assert train("held")[::2] == (reports[-1:], 1)  # repeated by another process, which has the file alone
+    monkeypatch.setattr(best_weights, "_MOST_HELD_BYTES", 1)  # as for a large network
+    large, same, count = train("large")
+    assert (large, count) == (reports, best_epoch % 2)
+    assert same_weights(network, same)  # those of the last epoch
 
 
 def test_an_attention_span_is_reported_and_reduced_by_its_penalty(data: DeviceImages, tmp_path: Path) -> None:

@@ -47,6 +47,40 @@ def make(num_classes, in_chans):
 '''
 
 
+_HELD = '''\
+"""Small network of which no training step is done once a journal has a number of events, as long as a file says so."""
+
+import time
+from pathlib import Path
+
+from torch import nn
+
+JOURNAL, HOLD = Path({journal!r}), Path({hold!r})
+
+
+def is_held():
+    try:
+        event, count = HOLD.read_text().split()
+        return JOURNAL.read_text().count(f'"{{event}}"') >= int(count)
+    except FileNotFoundError:
+        return False
+
+
+class Held(nn.Sequential):
+    def forward(self, x):
+        if self.training and HOLD.exists():
+            time.sleep({step_s})
+            while is_held():
+                time.sleep(0.02)
+        return super().forward(x)
+
+
+def make(num_classes, in_chans):
+    layers = [nn.Conv2d(in_chans, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()]
+    return Held(*layers, nn.Linear(32, num_classes))
+'''
+
+
 class PacedFile:
     """File of a network whose training lasts until something else has happened, and takes no processor meanwhile.
 
@@ -65,6 +99,32 @@ class PacedFile:
     def let_go(self) -> None:
         """Let the rest train as fast as it can."""
         self._pace.unlink()
+
+
+class HeldFile:
+    """File of a network whose training a test holds at a point of the journal, however late the test comes there.
+
+    Args:
+        folder: Folder of the file.
+        journal: Path of the journal of the sweep.
+        step_s: Seconds of a training step until `let_go`.
+    """
+
+    def __init__(self, folder: Path, journal: Path, *, step_s: float = 0.0) -> None:
+        self._hold = folder / "hold"
+        file = folder / "held_net.py"
+        file.write_text(_HELD.format(journal=str(journal), hold=str(self._hold), step_s=step_s))
+        self.name = f"{file}:make"
+
+    def hold_at(self, event: str, count: int) -> None:
+        """Let nothing train any further once the journal has a number of events of a kind, and until then all."""
+        partial = self._hold.with_suffix(".partial")
+        partial.write_text(f"{event} {count}")
+        partial.replace(self._hold)
+
+    def let_go(self) -> None:
+        """Let everything train."""
+        self._hold.unlink()
 
 
 def write_own_file(folder: Path, text: str = TEXT) -> Path:

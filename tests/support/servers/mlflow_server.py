@@ -16,13 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from orchestrator.tracking.mlflow_client import place_empty_database
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
+from tests.support.servers.ports import free_port
 
 # `urlopen` would keep the proxies of the environment in which a process calls it first.
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -79,7 +73,7 @@ class MlflowServer:
                 start_new_session=True,
                 env=environment,
             )
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         while not healthy(f"{self.uri}/health"):
             assert self._process.poll() is None and time.monotonic() < deadline, self.log
             time.sleep(0.1)
@@ -107,6 +101,7 @@ class BadConnection:
     Attributes:
         delay_s: Delay in seconds before each piece is passed on.
         lose_share: Share of the pieces that are lost, each with its connection.
+        lose_answers: Whether every piece of an answer is lost.
         lost: Number of pieces lost so far.
         refused: Number of connections that found no server.
     """
@@ -114,6 +109,7 @@ class BadConnection:
     def __init__(self, port: int) -> None:
         self._server = port
         self.delay_s, self.lose_share, self.lost = 0.0, 0.0, 0
+        self.lose_answers = False
         self.refused = 0
         self._draws = random.Random(0)
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -141,12 +137,12 @@ class BadConnection:
                 caller.close()
                 self.refused += 1
                 continue
-            for source, target in ((caller, server), (server, caller)):
-                threading.Thread(target=self._pass, args=(source, target), daemon=True).start()
+            for source, target, answers in ((caller, server, False), (server, caller, True)):
+                threading.Thread(target=self._pass, args=(source, target, answers), daemon=True).start()
 
-    def _pass(self, source: socket.socket, target: socket.socket) -> None:
+    def _pass(self, source: socket.socket, target: socket.socket, answers: bool) -> None:
         try:
-            while (piece := source.recv(65_536)) and not self._is_lost():
+            while (piece := source.recv(65_536)) and not self._is_lost(answers):
                 time.sleep(self.delay_s)
                 target.sendall(piece)
         except OSError:  # either end has gone
@@ -155,7 +151,7 @@ class BadConnection:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
 
-    def _is_lost(self) -> bool:
-        lost = self._draws.random() < self.lose_share
+    def _is_lost(self, answers: bool) -> bool:
+        lost = self._draws.random() < self.lose_share or (answers and self.lose_answers)
         self.lost += lost
         return lost

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.support.servers.ports import free_port
+
 DEBIAN = Path("/usr/lib/postgresql")
 PASSWORD = "drowssap"
+_PATIENCE_S = 240
 
 
 def server_programs() -> Path | None:
@@ -45,10 +47,12 @@ class PostgresqlServer:
 
     def start(self) -> None:
         options = f"-p {self.port} -h 127.0.0.1 -k {self._folder} -c fsync=off"
-        self._run("pg_ctl", "-D", self._data, "-w", "-o", options, "-l", self._folder / "log", "start")
+        self._run(
+            "pg_ctl", "-D", self._data, "-w", "-t", _PATIENCE_S, "-o", options, "-l", self._folder / "log", "start"
+        )
 
     def stop(self) -> None:
-        self._run("pg_ctl", "-D", self._data, "-w", "-m", "immediate", "stop")
+        self._run("pg_ctl", "-D", self._data, "-w", "-t", _PATIENCE_S, "-m", "immediate", "stop")
 
     @property
     def _data(self) -> Path:
@@ -73,7 +77,7 @@ def postgresql_server() -> Iterator[PostgresqlServer]:
     try:
         if _owner():
             shutil.chown(folder, _owner())
-        server = PostgresqlServer(programs, folder, _free_port())
+        server = PostgresqlServer(programs, folder, free_port())
         server.create()
         server.start()
         try:
@@ -87,9 +91,3 @@ def postgresql_server() -> Iterator[PostgresqlServer]:
 def _owner() -> str | None:
     """Return the user that runs the server, which refuses to run as root; None for the current user."""
     return "postgres" if os.getuid() == 0 else None
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

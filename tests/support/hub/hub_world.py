@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -78,9 +77,10 @@ class Group:
     async def collective(self, rank: int) -> None:
         self.entered[rank] += 1
         mine = self.entered[rank]
-        deadline = time.monotonic() + COLLECTIVE_TIMEOUT_S
+        clock = asyncio.get_running_loop()
+        deadline = clock.time() + COLLECTIVE_TIMEOUT_S
         while any(self.entered[other] < mine for other in range(self.world_size)):
-            if self.gone or time.monotonic() > deadline:
+            if self.gone or clock.time() > deadline:
                 raise PeerLostError
             await asyncio.sleep(0.001)
 
@@ -102,7 +102,7 @@ class World:
         self.epochs: dict[str, list[int]] = defaultdict(list)
         self.ends: dict[str, list[str]] = defaultdict(list)
         self.hub = LaneHub(self.max_failures)
-        self.hub_calls: set[asyncio.Task[Any]] = set()
+        self.hub_calls: dict[asyncio.Task[Any], None] = {}  # in order, so that a seed has one outcome
         self.groups: dict[int, tuple[Group, list[asyncio.Task[None]]]] = {}
         self.generation = 0
         self.closing = False
@@ -143,8 +143,8 @@ class World:
             await self._pause()
             hub = self.hub
             task = asyncio.create_task(getattr(hub, method)(*arguments))
-            self.hub_calls.add(task)
-            task.add_done_callback(self.hub_calls.discard)
+            self.hub_calls[task] = None
+            task.add_done_callback(lambda done: self.hub_calls.pop(done, None))
             try:
                 answer = await asyncio.shield(task)
             except asyncio.CancelledError:

@@ -12,6 +12,7 @@ import pytest
 from orchestrator.lanes.hub import hub as hub_module
 from orchestrator.lanes.hub.hub import LaneHub
 from orchestrator.lanes.messages import Outcome, RankId, Report, TrialAssignment, TrialOutcome
+from tests.support.hub.virtual_clock import run_in_virtual_time
 
 A, B = TrialAssignment("a", {}, ""), TrialAssignment("b", {}, "")
 FAILED, STOPPED, COMPLETED = (
@@ -23,11 +24,11 @@ PEER_LOST = TrialOutcome(Outcome.PEER_LOST)
 
 
 def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Run a coroutine as a test with a timeout."""
+    """Run a coroutine as a test, in virtual time: only what waits for a grace period meets its end."""
 
     @functools.wraps(test)
     def run(*arguments: Any, **keywords: Any) -> None:
-        asyncio.run(asyncio.wait_for(test(*arguments, **keywords), 5))
+        run_in_virtual_time(test(*arguments, **keywords), 600.0)
 
     return run
 

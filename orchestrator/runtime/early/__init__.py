@@ -1,0 +1,1 @@
+"""Private Ray instance that starts while the command still imports its modules."""

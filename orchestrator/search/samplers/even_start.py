@@ -1,0 +1,63 @@
+"""Evenly spread values for the first trials of a sweep, before a sampler uses results.
+
+Latin hypercubes (McKay et al. 1979): among as many trials as one has, the values of a name fall into as many intervals
+of equal width, one into each. Each name has an order of its own, so that conditions and a space that changes need no
+care, and a value depends on seed, number and name only. Not scipy's `qmc`, whose import takes longer than the start of
+a sweep may.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+_SALT = 0x85EBCA6B  # keeps these random numbers apart from those of the sampler of the same trial
+
+
+class EvenStart:
+    """Latin hypercubes, one after another.
+
+    Args:
+        size: Number of trials of one hypercube.
+        seed: Seed of the sweep.
+    """
+
+    def __init__(self, size: int, seed: int) -> None:
+        self._size, self._seed = size, seed
+
+    def draw(self, number: int, name: str, distribution: BaseDistribution) -> Any:
+        """Return the value of a name in a trial.
+
+        Args:
+            number: Number of the trial.
+            name: Searched name.
+            distribution: Distribution of the name.
+        """
+        cube, place = divmod(number, self._size)
+        entropy = [self._seed, cube, _SALT, zlib.crc32(name.encode())]
+        chance = np.random.default_rng(entropy)
+        interval = chance.permutation(self._size)[place]
+        share = (interval + chance.random(self._size)[place]) / self._size
+        return _at(distribution, float(share))
+
+
+def _at(distribution: BaseDistribution, share: float) -> Any:
+    """Return the value below which a share of a distribution lies."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[int(share * len(distribution.choices))]
+    assert isinstance(distribution, FloatDistribution | IntDistribution), "Optuna has no other"
+    low, high, step = float(distribution.low), float(distribution.high), distribution.step
+    if step is not None:
+        low, high = low - 0.5 * step, high + 0.5 * step  # each value of a grid has the same width
+    if distribution.log:
+        value = math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
+    else:
+        value = low + share * (high - low)
+    if step is not None:
+        value = distribution.low + round((value - distribution.low) / step) * step
+    value = min(max(value, distribution.low), distribution.high)
+    return int(value) if isinstance(distribution, IntDistribution) else float(value)

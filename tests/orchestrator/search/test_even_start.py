@@ -1,0 +1,94 @@
+"""First trials of a sweep: one in each interval of equal width, whatever the domain."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+import optuna
+import pytest
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from pydantic import TypeAdapter
+
+from orchestrator.config.sections.study import SamplerConfig
+from orchestrator.search.samplers.even_start import EvenStart
+from orchestrator.search.samplers.samplers import create_sampler
+from search_spaces import Domain, SearchSpace
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+SPACE = SearchSpace(
+    TypeAdapter(dict[str, Domain]).validate_python(
+        {"x": {"type": "float", "low": 0.0, "high": 1.0}, "kind": {"choices": ["a", "b", "c", "d"]}}
+    )
+)
+
+
+def interval(x: float, low: float, high: float) -> int:
+    return int(8 * (x - low) / (high - low))
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_a_number_falls_once_into_each_of_as_many_intervals_as_there_are_trials(seed: int) -> None:
+    start = EvenStart(8, seed)
+    for first in (0, 8):
+        drawn = [start.draw(number, "x", FloatDistribution(-1.0, 3.0)) for number in range(first, first + 8)]
+        assert sorted(interval(x, -1.0, 3.0) for x in drawn) == list(range(8))
+        drawn = [start.draw(number, "lr", FloatDistribution(1e-4, 1.0, log=True)) for number in range(first, first + 8)]
+        assert sorted(interval(math.log(x), math.log(1e-4), 0.0) for x in drawn) == list(range(8))
+
+
+@pytest.mark.parametrize(
+    ("distribution", "counts"),
+    [
+        (CategoricalDistribution(["sgd", "adamw"]), {"sgd": 4, "adamw": 4}),
+        (IntDistribution(1, 4), {1: 2, 2: 2, 3: 2, 4: 2}),
+        (IntDistribution(2, 8, step=2), {2: 2, 4: 2, 6: 2, 8: 2}),
+        (FloatDistribution(0.0, 0.75, step=0.25), {0.0: 2, 0.25: 2, 0.5: 2, 0.75: 2}),
+    ],
+)
+def test_each_value_of_a_grid_or_a_choice_is_drawn_equally_often(
+    distribution: BaseDistribution, counts: dict[Any, int]
+) -> None:
+    start = EvenStart(8, 3)
+    assert Counter(start.draw(number, "n", distribution) for number in range(8)) == counts
+
+
+def test_a_number_on_a_logarithmic_grid_stays_in_its_domain() -> None:
+    start, distribution = EvenStart(64, 0), IntDistribution(1, 64, log=True)
+    drawn = [start.draw(number, "n", distribution) for number in range(64)]
+    assert min(drawn) == 1
+    assert 60 <= max(drawn) <= 64
+    assert sorted(drawn)[32] in (5, 6)  # sqrt(0.5 * 64.5), the middle of the logarithms from half a step below
+
+
+def test_names_seeds_and_numbers_have_orders_of_their_own() -> None:
+    def drawn(seed: int, name: str) -> list[float]:
+        return [EvenStart(8, seed).draw(number, name, FloatDistribution(0.0, 1.0)) for number in range(8)]
+
+    assert drawn(0, "x") == drawn(0, "x")
+    assert len({tuple(drawn(seed, name)) for seed in (0, 1) for name in "xy"}) == 4
+
+
+def test_gp_and_tpe_propose_in_turn_after_an_even_start() -> None:
+    sampler = create_sampler(SamplerConfig(name="gp_tpe"), SPACE, 0)
+    kinds = [type(sampler._create_for(number)).__name__ for number in range(4)]
+    assert kinds == ["GPSampler", "TPESampler"] * 2
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    params = []
+    for _ in range(10):
+        trial = study.ask()
+        params.append(SPACE.sample(trial))
+        study.tell(trial, params[-1]["x"])
+    assert sorted(interval(each["x"], 0.0, 1.0) for each in params[:8]) == list(range(8))
+    assert Counter(each["kind"] for each in params[:8]) == dict.fromkeys("abcd", 2)
+    even = [EvenStart(8, 0).draw(number, "x", FloatDistribution(0.0, 1.0)) for number in (8, 9)]
+    assert [each["x"] for each in params[8:]] != even
+    assert params[8]["x"] > 0.9  # the maximum of an increasing function, by the Gaussian process
+
+
+def test_trials_that_run_at_once_before_any_result_are_even_too() -> None:
+    study = optuna.create_study(sampler=create_sampler(SamplerConfig(name="gp_tpe"), SPACE, 0))
+    drawn = [SPACE.sample(study.ask())["x"] for _ in range(16)]
+    for half in (drawn[:8], drawn[8:]):
+        assert sorted(interval(x, 0.0, 1.0) for x in half) == list(range(8))
