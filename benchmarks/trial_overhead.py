@@ -1,11 +1,12 @@
 """Overhead of a trial besides its training: plain Tune over Train against warm lanes.
 
-    python benchmarks/trial_overhead.py [--trials 8] [--epochs 4] [--workers 2] [--lanes-only]
+    python benchmarks/trial_overhead.py [--trials 8] [--epochs 4] [--workers 2] [--lanes-only | --study-only]
 
 Runs the same trials (same networks, data, seeds, epochs; no early stopping) twice in one process, one after the
 other: once with one `TorchTrainer.fit()` per Tune trial, as Ray's documentation has it, and once through
 SpatialSweep's lanes, one trial at a time in both. With `--lanes-only` the first is left out, and the times
-between trials are printed one by one (`gaps_s`). Prints JSON.
+between trials are printed one by one (`gaps_s`). With `--study-only` neither is run: it times what a trial sets in its
+study on the way from its last report to the next proposal, write by write and collected, in turns. Prints JSON.
 
     total_s       from the call to the result, Ray itself already running
     per_trial_s   total over trials
@@ -24,6 +25,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,11 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--lanes-only", action="store_true", help="leave the plain way out")
+    parser.add_argument("--study-only", action="store_true", help="time the writes to the study, without Ray")
     arguments = parser.parse_args()
+    if arguments.study_only:
+        print(json.dumps(measure_study(), indent=2))
+        return
     if arguments.lanes_only:
         measure_lanes(arguments)
         return
@@ -67,6 +73,60 @@ def measure_lanes(arguments: argparse.Namespace) -> None:
     gaps_s = [round(gap, 3) for gap in gaps(ends)]
     setting = vars(arguments) | {"cpus": os.cpu_count()}
     print(json.dumps({"setting": setting, "lanes": summary(total_s, ends), "gaps_s": gaps_s}, indent=2))
+
+
+def measure_study(trials: int = 60) -> dict[str, dict[str, list[float]]]:
+    """Return quartiles of the milliseconds from the last report of a trial to the next proposal, per number of values.
+
+    Args:
+        trials: Number of trials of each kind.
+    """
+    import optuna
+
+    from orchestrator.search.storage import open_storage, quieten
+    from orchestrator.search.study_cache import StudyCache
+
+    quieten()
+    found: dict[str, dict[str, list[float]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for values in (1, 10):
+            cache = StudyCache(open_storage(f"sqlite:///{folder}/{values}.db"))
+            study = optuna.create_study(storage=cache, sampler=optuna.samplers.RandomSampler(seed=0))
+            times: dict[str, list[tuple[float, float]]] = {"collected": [], "write_by_write": []}
+            for trial in range(2 * trials):
+                kind = list(times)[(trial + trial // 2) % 2]
+                started = time.perf_counter(), time.process_time()
+                pass_through_study(study, values, collected=kind == "collected")
+                times[kind].append((time.perf_counter() - started[0], time.process_time() - started[1]))
+            found[f"{values} values"] = {
+                f"{kind}_{clock}_ms": [round(1e3 * cut, 1) for cut in statistics.quantiles(column, n=4)]
+                for kind, rows in times.items()
+                for clock, column in zip(("wall", "cpu"), zip(*rows, strict=True), strict=True)
+            }
+    return found
+
+
+def pass_through_study(study: Any, values: int, *, collected: bool) -> None:
+    """Propose a trial and end it with its last report, as the driver does.
+
+    Args:
+        study: Study on a `StudyCache`.
+        values: Number of searched values.
+        collected: Whether what is set is collected into transactions.
+    """
+    from orchestrator.search.study_cache import later, together
+
+    first, last, end = (block(study) if collected else nullcontext() for block in (together, later, together))
+    trial = study.ask()
+    with first:
+        for index in range(values):
+            trial.suggest_float(f"x{index}", 0, 1)
+        trial.set_user_attr("tune_trial", "0")
+    with last:
+        study._storage.set_trial_intermediate_value(trial._trial_id, 1, 0.5)
+    with end:
+        trial.set_user_attr("outcome", "finished")
+        study.tell(trial, 0.5)
 
 
 def sweep_config(folder: Path, arguments: argparse.Namespace) -> Any:

@@ -6,8 +6,10 @@ Runs `ray start --head` in the foreground, so that ending one process ends the w
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
+import random
 import secrets
 import signal
 import socket
@@ -25,6 +27,8 @@ from orchestrator.errors import ClusterError
 
 _START_TIMEOUT_S = 180.0
 _STOP_TIMEOUT_S = 30.0
+# Above those of Ray's workers, and below those that Linux and macOS give to connections.
+_PORTS = range(20_000, 32_768)
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ def local_head(*, num_cpus: int | None = None, environment: Mapping[str, str] | 
     Raises:
         ClusterError: It did not answer within the timeout; the message holds its output.
     """
-    gcs_port, dashboard_port = _free_port(), _free_port()
+    gcs_port, dashboard_port, agent_port = _free_ports(3)
     # Ray's sockets need a short path. A folder of its own hides it from `ray.init("auto")` elsewhere; Ray makes its
     # folder writable for everyone, so it gets a subfolder of a private folder.
     with tempfile.TemporaryDirectory(prefix="ss-ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
@@ -71,7 +75,7 @@ def local_head(*, num_cpus: int | None = None, environment: Mapping[str, str] | 
         command = [_ray_command(), "start", "--head", "--block", "--disable-usage-stats", f"--port={gcs_port}"]
         command += ["--node-ip-address=127.0.0.1", "--include-dashboard=true", f"--dashboard-port={dashboard_port}"]
         # Another Ray on this machine holds the agent's usual port, without which a head takes no jobs.
-        command += [f"--temp-dir={folder}/r", f"--dashboard-agent-listen-port={_free_port()}"]
+        command += [f"--temp-dir={folder}/r", f"--dashboard-agent-listen-port={agent_port}"]
         command += [f"--num-cpus={num_cpus}"] if num_cpus else []
         log = Path(folder) / "start.log"
         with log.open("wb") as output:
@@ -127,7 +131,23 @@ def _clean_environment() -> dict[str, str]:
     return kept | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])}
 
 
-def _free_port() -> int:
+def _free_ports(count: int) -> list[int]:
+    """Return different ports on which nothing listens, and which the system gives to no connection until Ray listens.
+
+    Raises:
+        ClusterError: There are not as many.
+    """
+    drawn = random.SystemRandom().sample(_PORTS, len(_PORTS))
+    found = list(itertools.islice(filter(_is_free, drawn), count))
+    if len(found) < count:
+        raise ClusterError(f"{count} of the ports {_PORTS.start} to {_PORTS.stop - 1} must be free; {len(found)} are")
+    return found
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

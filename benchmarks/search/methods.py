@@ -55,7 +55,7 @@ AUTO = "auto"
 def method_of_auto(task: Task) -> str:
     """Return the method that `strategy: auto` is for a task, in a sweep of 200 trials."""
     sampler = import_module("orchestrator.search.samplers.choice").choose_sampler(
-        import_module("strategies").search_space(task), trials=200
+        import_module("strategies").search_space(task), trials=200, ends_early=task.epochs > 1
     )
     rule, _ = import_module("orchestrator.config.strategy").choose_scheduler(
         epochs=task.epochs, grace_epochs=1, objectives=1

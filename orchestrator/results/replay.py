@@ -28,7 +28,7 @@ from orchestrator.records.trials import TrialRecord
 from orchestrator.results.stored_sweep import StoredSweep, find_sweep, read_sweep
 from orchestrator.search.allocation.allocator import AllocationSetting, Allocator
 from orchestrator.search.allocation.rules import ALLOCATORS
-from orchestrator.search.samplers.choice import FIRST_RULES, NEWEST_RULES
+from orchestrator.search.samplers.choice import FIRST_RULES, NEWEST_RULES, may_end_early
 from orchestrator.search.samplers.samplers import create_sampler
 from orchestrator.search.simulation.curves import Curve, ListedCurves
 from orchestrator.search.simulation.simulator import SimulationSetting, simulate
@@ -174,7 +174,14 @@ def replay_sweep(
         factor, grace = scheduler.reduction_factor, min(scheduler.grace_epochs, table.max_epochs)
         setting = AllocationSetting(len(usable), table.max_epochs, grace, factor, epochs, seed)
         allocator = _allocator(scheduler, setting)
-        drawn = create_sampler(sampler, table.space, seed, trials=len(usable), objectives=table.objectives)
+        drawn = create_sampler(
+            sampler,
+            table.space,
+            seed,
+            trials=len(usable),
+            objectives=table.objectives,
+            ends_early=may_end_early(scheduler.name),
+        )
         trace = simulate(table, drawn, allocator, SimulationSetting(lanes, epochs=epochs))
         replays.append(_summary(seed, trace, recorded, usable, stored.result.mode))
     return Replay(

@@ -11,9 +11,9 @@ from orchestrator.config.plans import SearchPlan
 from orchestrator.config.sections.first_trials import PAPERS
 from orchestrator.errors import SweepNameError
 from orchestrator.search.proposals.enqueued_trials import paper_configurations
+from orchestrator.search.samplers.choice import may_end_early
 from orchestrator.search.samplers.samplers import create_sampler
-from orchestrator.search.storage import StudyStorage
-from orchestrator.search.study_cache import StudyCache
+from orchestrator.search.study_cache import StudyCache, TransactionalStorage
 
 
 def open_study(
@@ -39,7 +39,7 @@ def open_study(
     try:
         study = optuna.create_study(
             study_name=name,
-            storage=StudyCache(storage) if isinstance(storage, StudyStorage) else storage,
+            storage=StudyCache(storage) if isinstance(storage, TransactionalStorage) else storage,
             sampler=create_sampler(
                 plan.sampler,
                 plan.space,
@@ -47,6 +47,7 @@ def open_study(
                 trials=plan.trials,
                 objectives=len(plan.objectives),
                 constraints=len(plan.constraints),
+                ends_early=may_end_early(plan.trial_scheduler.name),
                 known=paper_configurations(plan) if plan.sampler.prior == PAPERS else (),
             ),
             directions=["maximize" if objective.mode == "max" else "minimize" for objective in plan.objectives],

@@ -174,7 +174,7 @@ def steered_again(config: SweepConfig, history: History) -> tuple[SweepConfig, s
 def chosen_before(config: SweepConfig, history: History) -> SweepConfig:
     """Return a configuration with the sampler and the trial scheduler that its sweep has used, where it names none.
 
-    A sampler that is chosen anew, since it depends on the number of trials, is chosen by the rules of the sweep.
+    Where the sampler is chosen again, since it depends on the number of trials, the rules of the sweep apply.
 
     Args:
         config: Configuration of this session.

@@ -8,7 +8,7 @@ import random
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.support.hosts import ROOT, missing
+from tests.support.networks.own_file import HeldFile
 from tests.support.ray_hosts import DASHBOARD, WORKERS, RayHosts, ray_hosts
 from tests.support.servers.postgresql import server_programs
 
@@ -27,7 +28,7 @@ pytestmark = [
     pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT),
 ]
 
-TRIALS = 2
+TRIALS, EPOCHS = 2, 6
 
 
 @dataclass
@@ -36,6 +37,7 @@ class Submitted:
 
     cluster: RayHosts
     chaos: Any
+    network: HeldFile
     sweep: Any
     refused: str
     command_lines: set[str]
@@ -79,13 +81,15 @@ def submitted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Submitted]:
     with CommandLines() as seen, ray_hosts(tmp_path_factory.mktemp("hosts")) as cluster:
         strange = {**cluster.environment, "RAY_AUTH_TOKEN": "0" * 64}
         stranger = cluster.outside.start(f"ray job submit --address {DASHBOARD} -- true", strange)
+        # In the sweep that is disturbed, it is held until it has been.
+        network = HeldFile(cluster.shared, cluster.shared / "runs/disturbed/journal.jsonl", step_s=0.06)
         sweep = chaos.HostedSweep(cluster, "hosts")
-        sweep.prepare(trials=TRIALS, epochs=6, workers=2, max_failures=0)
+        sweep.prepare(trials=TRIALS, epochs=EPOCHS, workers=2, max_failures=0, model={"name": network.name})
         sweep.submit()
         refused, _ = stranger.communicate(timeout=300)
         assert stranger.returncode != 0
         assert sweep.finishes(), sweep.log.read_text()[-6000:]
-        yield Submitted(cluster, chaos, sweep, refused.decode(), seen)
+        yield Submitted(cluster, chaos, network, sweep, refused.decode(), seen)
 
 
 def test_a_sweep_submitted_from_outside_finishes(submitted: Submitted) -> None:
@@ -135,10 +139,19 @@ def test_no_secret_is_written_down_or_seen(submitted: Submitted) -> None:
 def test_a_host_and_the_link_of_a_host_may_be_lost_for_a_while(
     submitted: Submitted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cluster, chaos = submitted.cluster, submitted.chaos
+    cluster, chaos, network = submitted.cluster, submitted.chaos, submitted.network
     outcome, draw = chaos.Outcome(), random.Random(0)
     sweep = chaos.HostedSweep(cluster, "disturbed")
-    sweep.prepare(trials=TRIALS, epochs=6, workers=2, max_failures=0)  # neither is one
+    settings = {"max_failures": 0, "model": {"name": network.name}}  # neither fault is a failure
+    sweep.prepare(trials=TRIALS, epochs=EPOCHS, workers=2, **settings)
+
+    def after(kind: str, step: Callable[[], None]) -> None:
+        fault = chaos.FAULTS[kind]
+        monkeypatch.setitem(chaos.FAULTS, kind, lambda world: (fault(world), step())[0])
+
+    network.hold_at("trial_reported", 4)
+    after("host", lambda: network.hold_at("trial_reported", TRIALS * EPOCHS - 2))
+    after("link-5", network.let_go)
     sweep.submit()
     world = chaos.World(cluster, sweep, draw)
     with chaos.Saves(sweep.folder / "trials") as saves:
@@ -146,7 +159,7 @@ def test_a_host_and_the_link_of_a_host_may_be_lost_for_a_while(
             assert sweep.has_reported()
             assert chaos.inject(kind, world, saves, outcome)
         assert chaos.finishes(world), sweep.log.read_text()[-6000:]
-    shape = chaos.Shape(trials=TRIALS, epochs=6)
+    shape = chaos.Shape(trials=TRIALS, epochs=EPOCHS)
     chaos.account(sweep, shape, saves, submitted.sweep.metrics(), outcome)
     outcome.sweeps = outcome.finished = 1
     assert outcome.faults == 2

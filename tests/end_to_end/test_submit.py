@@ -109,7 +109,7 @@ class Desk:
             return process.wait(), "".join(seen)
 
 
-LONGER = ["submit", "sweep.yaml", "--name", "long", "--set", "training.epochs=1000"]
+LONGER = ["submit", "sweep.yaml", "--name", "long", "--set", "training.epochs=5000"]
 
 
 @dataclass

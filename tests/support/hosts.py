@@ -22,7 +22,7 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 _PROGRAMS = {"ip": "iproute2", "unshare": "util-linux", "nsenter": "util-linux", "setpriv": "util-linux"}
 _ALL = ("--net", "--uts", "--mount", "--pid")
-_ANSWER_S = 60
+_ANSWER_S = 180
 # `sleep` is the first process of its namespace and inherits that its children need not be waited for.
 _STAY = "echo ready; trap '' CHLD; exec sleep infinity"
 

@@ -36,8 +36,8 @@ class HostedSweep(DisturbedSweep):
         self._cluster = cluster
         self._jobs = 0
 
-    def prepare(self, *, trials: int, epochs: int, workers: int, max_failures: int) -> None:
-        """Write the sweep's file: trials that differ, and are the same in every sweep of this size."""
+    def prepare(self, *, trials: int, epochs: int, workers: int, max_failures: int, **more: Any) -> None:
+        """Write the sweep's file: trials that differ, and are the same in every sweep of this size and settings."""
         search = {"lr": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True}}
         self.write(
             trials=trials,
@@ -50,6 +50,7 @@ class HostedSweep(DisturbedSweep):
             tracking={"uri": self._cluster.mlflow_uri},
             runs_dir=str(self.runs_dir),
             resources={"workers": workers, "max_failures": max_failures},  # as many lanes as there is room for
+            **more,
         )
 
     def submit(self, *, resume: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""What `instance_process.py` starts: the processes of a private Ray instance, to which it does not connect itself."""
+"""Processes of a private Ray instance, which `instance_process.py` starts and does not connect to."""
 
 from __future__ import annotations
 

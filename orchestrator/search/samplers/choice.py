@@ -2,7 +2,8 @@
 
 Optuna's own AutoSampler is fetched over the network when it is used, and changes with what is fetched; the rules here
 are part of a release, in the order in which they are tried. A sweep keeps the version of the rules that it began with.
-The first took `gp` where only numbers are searched and `tpe` for choices; the second takes both in turn.
+The first took `gp` where only numbers are searched and `tpe` for choices; the second takes both in turn, unless only
+numbers are searched and trials end early.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ FIRST_RULES: Final = 1
 NEWEST_RULES = SamplerConfig().rules
 _LARGE_POPULATION = 400
 _MOST_TRIALS_GP = 1000
+_TO_THE_END = ("none", "pbt")  # trial schedulers that end no trial early
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,13 @@ class SamplerChoice:
 
 
 def choose_sampler(
-    space: SearchSpace, *, trials: int, objectives: int = 1, constraints: int = 0, rules: int = NEWEST_RULES
+    space: SearchSpace,
+    *,
+    trials: int,
+    objectives: int = 1,
+    constraints: int = 0,
+    ends_early: bool = True,
+    rules: int = NEWEST_RULES,
 ) -> SamplerChoice:
     """Choose the sampler of a sweep whose `sampler.name` is `auto`.
 
@@ -46,9 +54,10 @@ def choose_sampler(
         trials: Number of trials.
         objectives: Number of objectives.
         constraints: Number of constraints.
+        ends_early: False where every trial is trained to the end.
         rules: Version of the rules.
     """
-    return next(_choices(space, trials, objectives, constraints, rules))
+    return next(_choices(space, trials, objectives, constraints, ends_early=ends_early, rules=rules))
 
 
 def chosen_sampler(search: SearchPlan) -> SamplerChoice | None:
@@ -65,11 +74,23 @@ def chosen_sampler(search: SearchPlan) -> SamplerChoice | None:
         trials=search.trials,
         objectives=objectives,
         constraints=constraints,
+        ends_early=may_end_early(search.trial_scheduler.name),
         rules=search.sampler.rules,
     )
 
 
-def _choices(space: SearchSpace, trials: int, objectives: int, constraints: int, rules: int) -> Iterator[SamplerChoice]:
+def may_end_early(trial_scheduler: str) -> bool:
+    """Return whether a trial scheduler pauses or stops trials.
+
+    Args:
+        trial_scheduler: Name of the trial scheduler.
+    """
+    return trial_scheduler not in _TO_THE_END
+
+
+def _choices(
+    space: SearchSpace, trials: int, objectives: int, constraints: int, *, ends_early: bool, rules: int
+) -> Iterator[SamplerChoice]:
     """Yield the choices of all rules that apply, in their order."""
     searched = {name: domain for name, domain in space.items() if not isinstance(domain, ConstantDomain)}
     points = grid_size(space)
@@ -85,11 +106,11 @@ def _choices(space: SearchSpace, trials: int, objectives: int, constraints: int,
     for name, domain in searched.items():
         if domain.when:
             yield SamplerChoice("tpe", f"search.{name} has a condition, which it can follow")
-    if trials <= _MOST_TRIALS_GP and rules > 1:
-        yield SamplerChoice("gp_tpe", f"no conditions, in {trials:,} trials; where one is led astray the other is not")
-    for name, domain in searched.items():
-        if isinstance(domain, ChoiceDomain):
-            yield SamplerChoice("tpe", f"search.{name} is a choice between unordered values")
+    choices = [name for name, domain in searched.items() if isinstance(domain, ChoiceDomain)]
+    if rules > 1 and trials <= _MOST_TRIALS_GP and (choices or not ends_early):
+        yield SamplerChoice("gp_tpe", f"no conditions, in {trials:,} trials; two models, as either may be wrong")
+    for name in choices:
+        yield SamplerChoice("tpe", f"search.{name} is a choice between unordered values")
     if trials <= _MOST_TRIALS_GP:
         yield SamplerChoice("gp", f"only numbers are searched, in {trials:,} trials")
     yield SamplerChoice("tpe", f"{trials:,} trials; gp takes a quarter of a second for each")

@@ -168,6 +168,7 @@ def create_sampler(
     trials: int = 100,
     objectives: int = 1,
     constraints: int = 0,
+    ends_early: bool = True,
     known: Sequence[Mapping[str, Any]] = (),
 ) -> SweepSampler:
     """Return the sampler of a sweep.
@@ -179,11 +180,17 @@ def create_sampler(
         trials: Number of trials, by which `auto` chooses.
         objectives: Number of objectives, by which `auto` chooses.
         constraints: Number of constraints, by which `auto` chooses.
+        ends_early: False where every trial is trained to the end, by which `auto` chooses.
         known: Configurations around which a part of the early trials is drawn.
     """
     if sampler.name == "auto":
         name = choose_sampler(
-            space, trials=trials, objectives=objectives, constraints=constraints, rules=sampler.rules
+            space,
+            trials=trials,
+            objectives=objectives,
+            constraints=constraints,
+            ends_early=ends_early,
+            rules=sampler.rules,
         ).name
         sampler = sampler.model_copy(update={"name": name})
     return SweepSampler(sampler, space, seed, known)

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.lanes.hub.hub import LaneHub
 from orchestrator.lanes.messages import Decision, Next, Outcome, Report, TrialOutcome
-from tests.support.hub_calls import (
+from tests.support.hub.hub_calls import (
     FAILED,
     PEER_LOST,
     STOPPED,
@@ -23,8 +23,8 @@ from tests.support.hub_calls import (
     started,
     waiting,
 )
-from tests.support.hub_world import World
-from tests.support.virtual_clock import run_in_virtual_time
+from tests.support.hub.hub_world import World
+from tests.support.hub.virtual_clock import run_in_virtual_time
 
 __all__ = ["short_waits"]  # a fixture
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from orchestrator.lanes.hub.hub import LaneHub
 from orchestrator.lanes.hub.lane_table import GROUP_LOST, MAX_NODE_LOSSES
 from orchestrator.lanes.messages import Decision, Next, Outcome, Report, TrialOutcome
-from tests.support.hub_calls import (
+from tests.support.hub.hub_calls import (
     COMPLETED,
     FAILED,
     PEER_LOST,

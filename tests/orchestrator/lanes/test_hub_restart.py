@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.lanes.hub.hub import LaneHub
 from orchestrator.lanes.messages import Decision, Next, Report
-from tests.support.hub_calls import (
+from tests.support.hub.hub_calls import (
     COMPLETED,
     FAILED,
     STOPPED,

@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.lanes.hub.hub import LaneHub
 from orchestrator.lanes.messages import Outcome, Report, TrialAssignment
-from tests.support.hub_calls import A, B, in_loop, rank_id, settled, short_waits
+from tests.support.hub.hub_calls import A, B, in_loop, rank_id, settled, short_waits
 
 __all__ = ["short_waits"]  # a fixture
 

@@ -14,7 +14,7 @@ from orchestrator.lanes.hub.hub import LaneHub
 from orchestrator.lanes.messages import Report
 from orchestrator.lanes.worker import node_load
 from orchestrator.lanes.worker.node_load import NodeLoad
-from tests.support.hub_calls import A, in_loop, rank_id, started
+from tests.support.hub.hub_calls import A, in_loop, rank_id, started
 
 
 def test_the_load_has_processors_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:

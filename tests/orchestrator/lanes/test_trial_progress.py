@@ -17,7 +17,7 @@ from orchestrator.lanes.messages import Next, Outcome, ProgressAnswer, TrialOutc
 from orchestrator.lanes.worker import trial_progress
 from orchestrator.lanes.worker.trial_progress import TrialProgress
 from orchestrator.records.folder.live_progress import EpochProgress
-from tests.support.hub_calls import A, B, finishing, in_loop, rank_id, reporting, settled, short_waits, started
+from tests.support.hub.hub_calls import A, B, finishing, in_loop, rank_id, reporting, settled, short_waits, started
 
 __all__ = ["short_waits"]  # a fixture
 

@@ -251,20 +251,28 @@ def test_the_journal_has_a_report_before_the_study_and_a_killed_driver_loses_non
     assert again.config["epochs_done"] == 2
 
 
-def test_a_driver_killed_before_it_records_a_proposal_proposes_it_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("where", "last", "stored"), [(RDBStorage, "set_trial_user_attr", 0), (Ledger, "trial_started", 3)]
+)
+def test_a_driver_killed_at_a_proposal_proposes_the_same_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: Any, last: str, stored: int
 ) -> None:
     def dies(*_: Any, **__: Any) -> None:
         raise Killed
 
-    undisturbed = Session(tmp_path / "undisturbed").start("first")
-    session = Session(tmp_path / "killed")
+    undisturbed, session = Session(tmp_path / "undisturbed"), Session(tmp_path / "killed")
+    for each in (undisturbed, session):
+        trial = each.start("first")
+        each.report(trial, 3)
+        each.end(trial)
     with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(RDBStorage, "set_trial_user_attr", dies)  # the last write of the transaction
-        session.start("first")
-    assert session.stored()[0].params == {}
+        patched.setattr(where, last, dies)  # the last write of the transaction, or the one after it
+        session.start("second")
+    assert len(session.stored()[1].params) == stored
     session.journal.close()
-    assert Session(tmp_path / "killed").start("first").config == undisturbed.config
+    resumed = Session(tmp_path / "killed")
+    assert resumed.start("second").config == undisturbed.start("second").config
+    assert facts(resumed.stored()) == facts(undisturbed.stored())
 
 
 def test_blocks_of_a_study_without_a_database_do_nothing() -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from optuna.storages import InMemoryStorage
 from pydantic import TypeAdapter
 
+from orchestrator.config import load_sweep
+from orchestrator.config.plans import resolve_plans
 from orchestrator.config.sections.study import SamplerConfig
-from orchestrator.search.samplers.choice import choose_sampler
-from orchestrator.search.samplers.samplers import create_sampler
+from orchestrator.search.samplers.choice import choose_sampler, chosen_sampler
+from orchestrator.search.samplers.samplers import SweepSampler, create_sampler
+from orchestrator.search.study import open_study
 from search_spaces import Domain, SearchSpace
 
 _DOMAINS: TypeAdapter[dict[str, Domain]] = TypeAdapter(dict[str, Domain])
@@ -27,8 +31,10 @@ FINITE = {"depth": {"type": "int", "low": 1, "high": 6}, "optimizer": {"choices"
         (FINITE, {"trials": 12}, "grid", "12 configurations"),
         (FINITE, {"trials": 11}, "gp_tpe", "no conditions"),
         (FINITE, {"trials": 11, "rules": 1}, "tpe", "search.optimizer is a choice"),
-        (NUMBERS, {"trials": 1000}, "gp_tpe", "no conditions, in 1,000 trials"),
-        (NUMBERS, {"trials": 1000, "rules": 1}, "gp", "only numbers are searched"),
+        (NUMBERS, {"trials": 1000, "ends_early": False}, "gp_tpe", "no conditions, in 1,000 trials"),
+        (NUMBERS, {"trials": 1000}, "gp", "only numbers are searched"),
+        (NUMBERS, {"trials": 1001, "ends_early": False}, "tpe", "1,001 trials"),
+        (NUMBERS, {"trials": 1000, "ends_early": False, "rules": 1}, "gp", "only numbers are searched"),
         (NUMBERS, {"trials": 5000}, "tpe", "5,000 trials"),
         (NUMBERS, {"trials": 50, "constraints": 1}, "tpe", "constraints"),
         (NUMBERS, {"trials": 50, "objectives": 2}, "tpe", "2 objectives"),
@@ -48,3 +54,15 @@ def test_the_first_rule_that_applies_decides(
     config = SamplerConfig(name="auto", rules=setting.get("rules", 2))
     sampler = create_sampler(config, space, 0, **{name: value for name, value in setting.items() if name != "rules"})
     assert sampler.name == name
+
+
+@pytest.mark.parametrize(("scheduler", "name"), [("none", "gp_tpe"), ("asha", "gp")])
+def test_the_study_of_a_sweep_has_the_sampler_that_the_dry_run_names(scheduler: str, name: str) -> None:
+    search = {"lr": {"type": "float", "low": 1e-3, "high": 1e-1}}
+    settings = {"name": "s", "dataset": {"name": "digits"}, "search": search, "trial_scheduler": {"name": scheduler}}
+    plan = resolve_plans(load_sweep({**settings, "model": {"name": "conv_resnet26_small"}})).search
+    choice = chosen_sampler(plan)
+    study = open_study(plan, "s", InMemoryStorage(), resumed=False)
+    assert isinstance(study.sampler, SweepSampler)
+    assert choice is not None
+    assert (choice.name, study.sampler.name) == (name, name)

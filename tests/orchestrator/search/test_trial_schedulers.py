@@ -25,7 +25,7 @@ from orchestrator.search.schedulers.early_stopping import brackets
 from orchestrator.search.schedulers.population import draw, perturb
 from orchestrator.search.schedulers.trial_schedulers import create_trial_scheduler, trials_at_once
 from search_spaces.domains import ChoiceDomain, FloatDomain, IntDomain
-from tests.support.hub_calls import STOPPED, A, B, finishing, in_loop, reporting, settled, started, waiting
+from tests.support.hub.hub_calls import STOPPED, A, B, finishing, in_loop, reporting, settled, started, waiting
 from tests.support.sweeps.plans import search_plan
 from tests.support.training_pieces import few_digits, make_trial, run
 

@@ -197,7 +197,7 @@ def test_a_run_is_not_there_twice_when_the_first_request_for_it_arrives_late(
         sweep.writer.start()
         sweep.train(range(2))
         sweep.end()
-        sweep.writer.drain(60)
+        sweep.writer.drain(200)
 
     client = MlflowClient(mlflow_server.uri)
     experiment = client.get_experiment_by_name("outage").experiment_id

@@ -68,8 +68,10 @@ def is_held():
 
 class Held(nn.Sequential):
     def forward(self, x):
-        while self.training and is_held():
-            time.sleep(0.02)
+        if self.training and HOLD.exists():
+            time.sleep({step_s})
+            while is_held():
+                time.sleep(0.02)
         return super().forward(x)
 
 
@@ -105,12 +107,13 @@ class HeldFile:
     Args:
         folder: Folder of the file.
         journal: Path of the journal of the sweep.
+        step_s: Seconds of a training step until `let_go`.
     """
 
-    def __init__(self, folder: Path, journal: Path) -> None:
+    def __init__(self, folder: Path, journal: Path, *, step_s: float = 0.0) -> None:
         self._hold = folder / "hold"
         file = folder / "held_net.py"
-        file.write_text(_HELD.format(journal=str(journal), hold=str(self._hold)))
+        file.write_text(_HELD.format(journal=str(journal), hold=str(self._hold), step_s=step_s))
         self.name = f"{file}:make"
 
     def hold_at(self, event: str, count: int) -> None:

@@ -73,7 +73,7 @@ class MlflowServer:
                 start_new_session=True,
                 env=environment,
             )
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         while not healthy(f"{self.uri}/health"):
             assert self._process.poll() is None and time.monotonic() < deadline, self.log
             time.sleep(0.1)

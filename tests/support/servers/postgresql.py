@@ -14,6 +14,7 @@ from tests.support.servers.ports import free_port
 
 DEBIAN = Path("/usr/lib/postgresql")
 PASSWORD = "drowssap"
+_PATIENCE_S = 240
 
 
 def server_programs() -> Path | None:
@@ -46,10 +47,12 @@ class PostgresqlServer:
 
     def start(self) -> None:
         options = f"-p {self.port} -h 127.0.0.1 -k {self._folder} -c fsync=off"
-        self._run("pg_ctl", "-D", self._data, "-w", "-o", options, "-l", self._folder / "log", "start")
+        self._run(
+            "pg_ctl", "-D", self._data, "-w", "-t", _PATIENCE_S, "-o", options, "-l", self._folder / "log", "start"
+        )
 
     def stop(self) -> None:
-        self._run("pg_ctl", "-D", self._data, "-w", "-m", "immediate", "stop")
+        self._run("pg_ctl", "-D", self._data, "-w", "-t", _PATIENCE_S, "-m", "immediate", "stop")
 
     @property
     def _data(self) -> Path:

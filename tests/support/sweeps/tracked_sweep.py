@@ -56,7 +56,7 @@ def tell(path: Path, checkpoint: Path | None = None, *, ended: bool = True) -> N
             ledger.sweep_ended(TrialStatus.INTERRUPTED, summary, [str(table)])
 
 
-def replay(path: Path, uri: str, timeout_s: float = 60.0, *, artifacts: Path | None = None) -> MlflowWriter:
+def replay(path: Path, uri: str, timeout_s: float = 200.0, *, artifacts: Path | None = None) -> MlflowWriter:
     """Export a journal to MLflow and wait until all of it has arrived."""
     writer = MlflowWriter(path, tracking_uri=uri, experiment="tests", artifacts=artifacts or path.parent / "artifacts")
     writer.start()

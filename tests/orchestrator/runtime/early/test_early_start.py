@@ -79,7 +79,14 @@ class Starter:
 
 
 def are_gone(processes: list[psutil.Process]) -> bool:
-    return not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in processes)
+    return not any(map(_runs, processes))
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @pytest.fixture
@@ -173,7 +180,7 @@ def test_nothing_is_left_of_it_when_the_driver_ends(starter: Starter, end: str) 
         driver.send_signal(signal.SIGINT)
     elif end != "failed":
         driver.kill()
-    _, errors = driver.communicate(timeout=60)
+    _, errors = driver.communicate(timeout=250)
     if end in {"interrupted", "failed"}:
         assert are_gone(processes), errors  # before the driver itself has ended
     wait_for(lambda: are_gone(processes) and not (starter.folder / "folder").exists())

@@ -12,7 +12,7 @@ import pytest
 from orchestrator.lanes.hub import hub as hub_module
 from orchestrator.lanes.hub.hub import LaneHub
 from orchestrator.lanes.messages import Outcome, RankId, Report, TrialAssignment, TrialOutcome
-from tests.support.virtual_clock import run_in_virtual_time
+from tests.support.hub.virtual_clock import run_in_virtual_time
 
 A, B = TrialAssignment("a", {}, ""), TrialAssignment("b", {}, "")
 FAILED, STOPPED, COMPLETED = (
