@@ -40,7 +40,7 @@ SAME = {
     "resources": {"workers": 1},
     "keep": {"best": 10},
 }
-ELASTIC_EPOCHS = 60  # two minutes, until `run_beside` lets it go
+ELASTIC_EPOCHS = 45  # 100 s, until `run_beside` lets it go
 
 
 @pytest.fixture(scope="module")
