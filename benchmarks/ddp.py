@@ -2,6 +2,7 @@
 
     python benchmarks/ddp.py [--model conv_resnet26_small] [--image-size 32] [--images 1024] [--batch 128] [--epochs 8]
                              [--processes 2] [--clock wall] [--parallel ddp] [--bucket-mb MIB] [--static-graph]
+                             [--compile] [--compiled-autograd]
 
 Starts itself under torchrun with `--processes` processes (gloo, one thread each). They train the same network on the
 same batches in both ways, with alternating epochs, so that other load on the machine affects both alike:
@@ -11,9 +12,11 @@ same batches in both ways, with alternating epochs, so that other load on the ma
             a loss that is not finite
 
 Both wrap their network with the settings of `Workers.wrap`, with which DDP is fastest; `--parallel`, `--bucket-mb` and
-`--static-graph` change the engine's alone. Evaluation and checkpoints are not timed. With `--clock cpu` the images are
-divided by the processor seconds of all processes, which is the fair clock where they are more than the cores. Prints
-JSON; `ratio` is the median over epochs of engine / plain, the first pair left out.
+`--static-graph` change the engine's alone. With `--compile` both are compiled, and `--compiled-autograd` compiles the
+engine's backward pass as well; every step should have as many images then. Evaluation and checkpoints are not timed.
+With `--clock cpu` the images are divided by the processor seconds of all processes, which is the fair clock where they
+are more than the cores. Prints JSON; `ratio` is the median over epochs of engine / plain. The first pair, which
+compiles, is left out; its processor seconds on the first rank are `first_epoch_s`.
 """
 
 from __future__ import annotations
@@ -56,7 +59,11 @@ def main() -> None:
     parser.add_argument("--parallel", choices=("ddp", "fsdp"), default="ddp", help="of the engine")
     parser.add_argument("--bucket-mb", type=float, help="of the engine")
     parser.add_argument("--static-graph", action="store_true", help="of the engine")
+    parser.add_argument("--compile", action="store_true", help="of both")
+    parser.add_argument("--compiled-autograd", action="store_true", help="of the engine, with --compile")
     arguments = parser.parse_args()
+    if arguments.compiled_autograd and not arguments.compile:
+        parser.error("--compiled-autograd compiles further what --compile does: give both")
     if "LOCAL_RANK" in os.environ:
         compare(arguments)
         return
@@ -73,11 +80,14 @@ def compare(arguments: argparse.Namespace) -> None:
     plain = PlainLoop(data.train, arguments, workers)
     pairs: list[tuple[float, float]] = []
     engine_s: list[float] = []
+    first_s: list[float] = []
 
     def report(epoch: int, metrics: Mapping[str, float]) -> None:
         dist.barrier()  # the first rank has just written a checkpoint; the other must not start the epoch before it
         begun = time.process_time()
         plain_rate = plain.epoch(epoch)
+        if not first_s:
+            first_s.extend((engine_s[0], time.process_time() - begun))
         if arguments.clock == "wall":
             pairs.append((metrics["images_per_s"], plain_rate))
             return
@@ -97,6 +107,8 @@ def compare(arguments: argparse.Namespace) -> None:
             parallel=arguments.parallel,
             bucket_mb=arguments.bucket_mb,
             static_graph=arguments.static_graph,
+            compile=arguments.compile,
+            compiled_autograd=arguments.compiled_autograd,
         )
         config = TrialConfig(number=0, model=ModelConfig(name=arguments.model), training=training, seed=0)
         trial = Trial(config, ObjectiveConfig(), data, workers, TrialCheckpoints(Path(place[0])))
@@ -109,7 +121,8 @@ def compare(arguments: argparse.Namespace) -> None:
         facts = {"engine_images_per_s": engine, "plain_images_per_s": other, "ratio": statistics.median(ratios)}
         spread = {"ratio_min": min(ratios), "ratio_max": max(ratios)}
         rounded = {key: round(value, 3) for key, value in {**facts, **spread}.items()}
-        print(json.dumps({"setting": vars(arguments), **rounded}, indent=2))
+        first = dict(zip(("engine", "plain"), (round(seconds, 1) for seconds in first_s), strict=True))
+        print(json.dumps({"setting": vars(arguments), **rounded, "first_epoch_s": first}, indent=2))
     dist.destroy_process_group()
 
 
@@ -140,6 +153,7 @@ class PlainLoop:
         size = {"in_chans": 3, "image_size": arguments.image_size, "num_classes": CLASSES}
         network = build_network({"name": arguments.model, "options": {}, **size})
         self._model = workers.wrap(network)
+        self._program = torch.compile(self._model) if arguments.compile else self._model
         self._optimizer = create_optimizer_v2(network, opt="sgd", lr=LR, weight_decay=5e-4, momentum=0.9)
         self._split, self._batch, self._workers = split, arguments.batch, workers
 
@@ -152,7 +166,7 @@ class PlainLoop:
         for batch in epoch_batches(len(split), self._batch, seed=0, epoch=number):
             index = torch.from_numpy(batch).tensor_split(self._workers.world_size)[self._workers.rank]
             images = (split.images[index].float() - split.mean) / split.std
-            loss = cross_entropy(self._model(images), split.labels[index])
+            loss = cross_entropy(self._program(images), split.labels[index])
             self._optimizer.zero_grad()
             loss.backward()
             self._optimizer.step()

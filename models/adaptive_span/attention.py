@@ -204,6 +204,11 @@ class AdaptiveAttention(nn.Module):
             self.window_radius()
         return self
 
+    @property
+    def compiles_its_window(self) -> bool:
+        """True where a compiled program is that of one window, and spans in training change the window."""
+        return self.span.requires_grad and not self._spans_read_by_kernels()
+
     def _spans_read_by_kernels(self) -> bool:
         """Return whether passes leave the spans on the device."""
         dim, side = self.qkv.in_channels // self.num_heads, 2 * self.max_span + 1

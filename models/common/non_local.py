@@ -1,8 +1,8 @@
 """Non-local block: every position of a map reads every other one, weighted by the likeness of their embeddings.
 
 Source: Wang et al. 2018, "Non-local Neural Networks" (arXiv 1711.07971), embedded Gaussian.
-Differs: the projection back has no bias, as a norm follows it; the product of weights and values is one fused
-operator, which does not keep the weights.
+Differs: the projection back has no bias, as a norm follows it; weights and their product with the values
+are one fused operator, which does not keep the weights, except for small maps in training on a CPU.
 """
 
 import dataclasses
@@ -12,12 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.common.bottleneck import Bottleneck
+from models.common.merging import convolved, is_traced, normed_conv
 from models.common.options import ModelOptionError, OptionProblem
 from models.common.resnet import BlockSite
 from models.padding import Padding, WholeMapLayer
 
 __all__ = ["NonLocal", "NonLocalBottleneck", "NonLocalPlan"]
 
+KEPT_WEIGHTS = 1 << 22  # elements of the attention of a batch, 17 MB in single precision
+WIDE = 256  # channels of an embedding from which on computing the weights again costs more than reading them
 EMBED_STD = 0.01  # standard deviation of the first embeddings, as in the authors' code
 
 
@@ -60,7 +63,8 @@ class NonLocal(WholeMapLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed, attend, project back, add."""
-        embedded = self.embed(x).contiguous(memory_format=torch.channels_last)  # rows of channels, as attention reads
+        # rows of channels, as attention reads
+        embedded = convolved(self.embed, x).contiguous(memory_format=torch.channels_last)
         q, k, v = embedded.chunk(3, dim=1)
         padding, covered = self.padding_of_batch, None
         if padding is None:
@@ -68,8 +72,11 @@ class NonLocal(WholeMapLayer):
         else:
             covered, k, v = self._pooled_within(padding, k, v)
         queries, keys, values = (y.flatten(2).transpose(1, 2)[:, None] for y in (q, k, v))
-        read = functional.scaled_dot_product_attention(queries, keys, values, covered, scale=self.scale)
-        y: Tensor = self.bn(self.expand(read[:, 0].transpose(1, 2).reshape(q.shape)))
+        if covered is None and _is_small(queries, keys):
+            read = torch.matmul(torch.softmax(torch.matmul(queries * self.scale, keys.mT), -1), values)
+        else:
+            read = functional.scaled_dot_product_attention(queries, keys, values, covered, scale=self.scale)
+        y: Tensor = normed_conv(self.expand, self.bn, read[:, 0].transpose(1, 2).unflatten(2, q.shape[2:]))
         return x + y
 
     def _pooled_within(self, padding: Padding, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -79,6 +86,16 @@ class NonLocal(WholeMapLayer):
         lowest = torch.finfo(k.dtype).min
         k, v = (self.pool(y.masked_fill(outside, lowest)).masked_fill(~covered, 0.0) for y in (k, v))
         return covered.flatten(2)[:, None], k, v
+
+
+def _is_small(queries: Tensor, keys: Tensor) -> bool:
+    """Return whether the weights (B, 1, N, N) may be kept for the backward pass, which then takes less time.
+
+    The fused operator computes them again; without a backward pass, and on other devices, it is the faster one.
+    """
+    if is_traced(queries) or queries.device.type != "cpu" or not queries.requires_grad or queries.shape[3] < WIDE:
+        return False
+    return len(queries) * queries.shape[2] * keys.shape[2] <= KEPT_WEIGHTS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

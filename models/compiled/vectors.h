@@ -1,4 +1,4 @@
-// Parts of compiled kernels: vectors of eight floats or four doubles, threads, and errors at the C interface.
+// Parts of compiled kernels: vectors of eight floats or four doubles, exponentials, threads, and errors at the C interface.
 
 #pragma once
 
@@ -48,6 +48,33 @@ static inline void store(T* to, const X& x) {
 template <class T, class X>
 static inline void store_some(T* to, const X& x, int64_t count) {
     std::memcpy(to, &x, count * sizeof(T));
+}
+
+// exp(x) for x <= 0 (and a rounding error above).
+template <class T>
+static inline Vec<T> exponential(Vec<T> x);
+
+// Powers of two by the exponent bits; the rest, at most ln(2) / 2 from zero, by a polynomial: 2e-7 relative.
+template <>
+inline Vec<float> exponential<float>(Vec<float> x) {
+    const Vec<float> lowest = fill<float>(-87.0f), bias = fill<float>(12582912.0f);  // 1.5 * 2^23 rounds to integers
+    const Vec<float> y = x < lowest ? lowest : x;
+    const Vec<float> shifted = y * 1.44269504f + bias, n = shifted - bias;
+    const Vec<float> r = (y - n * 0.693359375f) + n * 2.12194440e-4f;
+    Vec<float> sum = fill<float>(1.0f / 5040);
+    for (const float next : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) sum = sum * r + next;
+    Bits bits;
+    std::memcpy(&bits, &shifted, BYTES);
+    bits = (bits << 23) + 0x3f800000;
+    Vec<float> power;
+    std::memcpy(&power, &bits, BYTES);
+    return x < lowest ? fill<float>(0) : sum * power;
+}
+template <>
+inline Vec<double> exponential<double>(Vec<double> x) {
+    Vec<double> e;
+    for (int i = 0; i < LANES<double>; ++i) e[i] = std::exp(x[i]);
+    return e;
 }
 
 // Calls work(0), ..., work(tasks - 1) from up to `threads` threads; fewer where the system refuses more.

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from models.compiled.eager import gradients_of
+from models.lesa.kernel import kernel_attend, lesa_kernel_serves
 
 __all__ = ["AttentionTerms", "attend", "overlap_sum", "windows"]
 
@@ -114,6 +115,9 @@ def attend(terms: AttentionTerms, *, kept: int | None = None, largest: int | Non
         kept: Elements of the weights that are kept for the backward pass; `KEPT_WEIGHTS` when left out.
         largest: Elements that are computed at once where they are more; `LARGEST_WEIGHTS` when left out.
     """
+    if kept is None and largest is None and lesa_kernel_serves(terms.tensors()[:8], terms.outside):
+        operands = [x for x in terms.tensors() if x is not None]
+        return list(kernel_attend(operands, lambda *given: _terms_of(given).formula()))
     chunks = terms.chunks(KEPT_WEIGHTS if kept is None else kept, LARGEST_WEIGHTS if largest is None else largest)
     values, at = _Attend.apply(chunks, *terms.tensors())
     return [values] if at is None else [values, at]

@@ -140,8 +140,7 @@ class BinaryTerm(WholeMapLayer):
         return logits.softmax(-1), v
 
     def _queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        qkv = self.qkv(x).flatten(2).unflatten(1, (self.groups, -1)).transpose(2, 3).flatten(0, 1)
-        q, k, v = qkv.split([self.qk_chs, self.qk_chs, self.v_chs], dim=2)
+        q, k, v = _rows_of_heads(self.qkv(x), self.groups).split([self.qk_chs, self.qk_chs, self.v_chs], dim=2)
         if self.flattened is not None:
             # with the keys in reverse order, distances grow along rows and columns of the logits alike
             k, v = k.flip(1), v.flip(1)
@@ -217,6 +216,18 @@ class BinaryTerm(WholeMapLayer):
         # the shift has no effect on the result, and so a gradient of exactly zero
         factors: Tensor = norm.weight * torch.rsqrt(variance + norm.eps).to(norm.weight.dtype) + 0.0 * norm.bias
         return factors
+
+
+def _rows_of_heads(x: Tensor, groups: int) -> Tensor:
+    """Return the channels of each head at each position: (B, groups * c, H, W) -> (B * groups, N, c).
+
+    The gradient has the layout of the map: the norm ahead of it takes ten times as long where the two differ.
+    """
+    if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+        by_head: Tensor = x.permute(0, 2, 3, 1).flatten(1, 2).unflatten(2, (groups, -1)).transpose(1, 2)
+    else:
+        by_head = x.flatten(2).unflatten(1, (groups, -1)).transpose(2, 3)
+    return by_head.flatten(0, 1)
 
 
 def _without_autocast(device_type: str) -> contextlib.AbstractContextManager[Any]:

@@ -165,7 +165,7 @@ class LsasResNet(SpatialResNet):
             make_block=make_block,
             **surface,
         )
-        self.channels_last_on_cpu = not large_image  # weights outweigh the maps of large networks
+        self.channels_last_on_cpu = True
         self.attention = attention
         self.large_image = large_image
         init_gated_resnet(self, zero_init_last=zero_init_last)

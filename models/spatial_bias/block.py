@@ -11,6 +11,7 @@ import dataclasses
 
 from torch import Tensor, nn
 
+from models.common.merging import convolved
 from models.common.non_local import NonLocalBottleneck, NonLocalPlan
 from models.common.options import ModelOptionError, OptionProblem
 from models.common.resnet import BlockSite
@@ -99,11 +100,11 @@ class SpatialBiasConv(nn.Module):
         """Convolve; append the bias here, or return it beside the map."""
         padding = self.bias.padding_of_batch
         if self.read_point == "conv2_output":
-            y = self.conv(x)
+            y = convolved(self.conv, x)
             bias = self.bias(y)
         else:
             bias = self.bias(block_input if self.read_point == "block_input" else x)
-            y = self.conv(append_bias(x, bias, padding) if self.join_point == "conv2_input" else x)
+            y = convolved(self.conv, append_bias(x, bias, padding) if self.join_point == "conv2_input" else x)
         if self.join_point == "conv2_output":
             return append_bias(y, bias, padding), None
         return y, (bias if self.join_point == "conv3_input" else None)

@@ -105,7 +105,7 @@ class SpatialBiasResNet(SpatialResNet):
             stem_width=stem_width,
             **surface,
         )
-        self.channels_last_on_cpu = not large_image  # weights outweigh the maps of large networks
+        self.channels_last_on_cpu = True
         self.has_nonlocal = any(isinstance(module, NonLocal) for module in self.modules())
         self.additions = {"mixing": mixing, "read_point": read_point, "join_point": join_point, "attention": attention}
         gates = {inner for gate in self.modules() if isinstance(gate, ChannelGate) for inner in gate.modules()}

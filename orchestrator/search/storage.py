@@ -6,7 +6,7 @@ import functools
 import importlib
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import optuna
 import sqlalchemy
@@ -20,6 +20,7 @@ from sqlalchemy.engine import make_url
 
 from orchestrator.errors import StorageError, first_line
 from orchestrator.files.database_file import require_intact_database
+from orchestrator.search.study_cache import TransactionalStorage, Write
 from orchestrator.uris import without_password
 
 logger = logging.getLogger(__name__)
@@ -87,20 +88,6 @@ def refuse_damaged_study(uri: str) -> None:
     require_intact_database(uri, StorageError, remedy)
 
 
-class Write(NamedTuple):
-    """Call that changes a trial.
-
-    Args:
-        name: Name of the method of `RDBStorage`.
-        trial_id: Its first argument, the id of the trial.
-        arguments: The others.
-    """
-
-    name: str
-    trial_id: int
-    arguments: tuple[Any, ...]
-
-
 class _Session(orm.Session):
     """Session of a thread in which several calls of Optuna make one transaction while it is held."""
 
@@ -121,7 +108,7 @@ class _Session(orm.Session):
             super().close()
 
 
-class StudyStorage(RDBStorage):
+class StudyStorage(TransactionalStorage):
     """Optuna's database, with calls repeated while its server is away.
 
     Calls whose repetition has no further effect are repeated; a trial that was created twice, because the first answer
@@ -150,14 +137,7 @@ class StudyStorage(RDBStorage):
         self.scoped_session = orm.scoped_session(orm.sessionmaker(bind=self.engine, class_=_Session))
 
     def write_together(self, writes: Sequence[Write]) -> None:
-        """Carry out calls in one transaction: all of them, or none where the process is killed meanwhile.
-
-        Calls that the database refuses together are carried out one by one, so that each has the effect, or raises the
-        error, that it has alone.
-
-        Args:
-            writes: Calls, in their order; none is `_create_new_trial`.
-        """
+        """See `TransactionalStorage`; repeated calls that find their own effect succeed."""
         attempts = 0
 
         def write() -> bool:

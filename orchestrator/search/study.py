@@ -13,8 +13,7 @@ from orchestrator.errors import SweepNameError
 from orchestrator.search.proposals.enqueued_trials import paper_configurations
 from orchestrator.search.samplers.choice import may_end_early
 from orchestrator.search.samplers.samplers import create_sampler
-from orchestrator.search.storage import StudyStorage
-from orchestrator.search.study_cache import StudyCache
+from orchestrator.search.study_cache import StudyCache, TransactionalStorage
 
 
 def open_study(
@@ -40,7 +39,7 @@ def open_study(
     try:
         study = optuna.create_study(
             study_name=name,
-            storage=StudyCache(storage) if isinstance(storage, StudyStorage) else storage,
+            storage=StudyCache(storage) if isinstance(storage, TransactionalStorage) else storage,
             sampler=create_sampler(
                 plan.sampler,
                 plan.space,

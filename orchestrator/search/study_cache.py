@@ -6,17 +6,46 @@ import contextlib
 import copy
 import json
 import threading
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.storages import RDBStorage
 from optuna.storages._cached_storage import _CachedStorage, _StudyInfo
 from optuna.trial import FrozenTrial, TrialState
 
-from orchestrator.search.storage import StudyStorage, Write
+
+class Write(NamedTuple):
+    """Call that changes a trial.
+
+    Args:
+        name: Name of the method of `RDBStorage`.
+        trial_id: Its first argument, the id of the trial.
+        arguments: The others.
+    """
+
+    name: str
+    trial_id: int
+    arguments: tuple[Any, ...]
+
+
+class TransactionalStorage(RDBStorage):
+    """Optuna's database that carries out several calls in one transaction."""
+
+    @abstractmethod
+    def write_together(self, writes: Sequence[Write]) -> None:
+        """Carry out calls in one transaction: all of them, or none where the process is killed meanwhile.
+
+        Calls that the database refuses together are carried out one by one, so that each has the effect, or raises the
+        error, that it has alone.
+
+        Args:
+            writes: Calls, in their order; none is `_create_new_trial`.
+        """
 
 
 class StudyCache(_CachedStorage):
@@ -33,7 +62,7 @@ class StudyCache(_CachedStorage):
         database: Database of the studies.
     """
 
-    def __init__(self, database: StudyStorage) -> None:
+    def __init__(self, database: TransactionalStorage) -> None:
         super().__init__(database)
         self._database = database
         self._resting: set[int] = set()

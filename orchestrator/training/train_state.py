@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 import models
 from orchestrator.config.sections.training import WHOLE_OR_DIVIDED, TrainingConfig
 from orchestrator.errors import TrialFailedError
+from orchestrator.training.compilation import Compilation
 from orchestrator.training.evaluation_settings import autocast
 from orchestrator.training.memory.out_of_memory import Accumulation
 from orchestrator.training.optimizer.clipping import clip_gradients_, clips
@@ -74,6 +75,7 @@ class TrainState:
         self._hooks = models.TrainingHooks(network)
         self.average = _average(network, training)
         self._accumulation = Accumulation(network, training, workers)
+        self._compilation = Compilation(training, workers)
         # Where a step may be computed again, gradients are exchanged after it: a rank out of memory holds up no other.
         self._kept_whole: list[nn.Parameter] | None = None  # of a network that is divided among the ranks
         if training.parallel == "fsdp" and workers.world_size > 1:
@@ -86,8 +88,9 @@ class TrainState:
         elif self._accumulation.retries:
             self._wrapped = network
         else:
-            self._wrapped = workers.wrap(network, bucket_mb=training.bucket_mb, static_graph=training.static_graph)
-        self._compiled: Any = torch.compile(self._wrapped) if training.compile else self._wrapped
+            with self._compilation.settings():
+                self._wrapped = workers.wrap(network, bucket_mb=training.bucket_mb, static_graph=training.static_graph)
+        self._compiled: Any = self._compilation.compiled(self._wrapped)
         self.optimizer = create_optimizer(network, training)
         self.lr_schedule = LrSchedule(self.optimizer, training, steps_per_epoch)
         self._scaler = torch.amp.GradScaler(workers.device.type, enabled=training.precision == "float16")
@@ -133,8 +136,11 @@ class TrainState:
 
     @property
     def exchange_s_per_step(self) -> float | None:
-        """Seconds per step in which gradients are exchanged and nothing is computed; None in a single process."""
-        return exchange_s_per_step(self._wrapped)
+        """Seconds per step in which gradients are exchanged and nothing is computed.
+
+        None in a single process, and where the exchange is a part of the compiled backward pass, which DDP cannot time.
+        """
+        return None if self._compilation.captures_exchange else exchange_s_per_step(self._wrapped)
 
     def predict(self, images: Any) -> Any:
         """Return the outputs of the evaluated network, such as logits (B, num_classes), in float32."""
@@ -252,7 +258,7 @@ class TrainState:
             zip(split_tree(images, parts), split_tree(targets, parts), strict=True)
         ):
             is_last = part == parts - 1
-            with nullcontext() if is_last else self._without_exchange():
+            with nullcontext() if is_last else self._without_exchange(), self._compilation.backward():
                 with self._autocast():
                     outputs = self._task.forward(self._compiled, inputs, wanted)
                 counted = self._task.losses_with_counts(outputs)

@@ -104,6 +104,8 @@ class TrainingConfig(AugmentationConfig):
         precision: Type of the arithmetic; weights stay float32, and `float16` scales the loss.
         channels_last: Memory format with the channels last, which is often faster for convolutions.
         compile: Compilation of the network with `torch.compile`, at a cost of minutes before the first step.
+        compiled_autograd: Compilation of the whole backward pass in addition to that of the network: with the loss,
+            with what is added to gradients, and with their exchange among the workers.
         sync_batch_norm: Batch norm statistics over the images of all workers instead of each worker's own.
         gradient_checkpointing: Second computation of the inside of each block in the backward pass, to save memory.
         ema_decay: Decay of a moving average of the weights, which is evaluated and kept instead of them.
@@ -155,6 +157,7 @@ class TrainingConfig(AugmentationConfig):
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     channels_last: bool = False
     compile: bool = False
+    compiled_autograd: bool = False
     sync_batch_norm: bool = False
     gradient_checkpointing: bool = False
     ema_decay: float | None = Field(None, gt=0, lt=1)

@@ -34,7 +34,15 @@ DETECTION = TaskFacts(
     annotation="boxes",
     head="detection",
     refused=frozenset(
-        {"agc_factor", "compile", "gradient_checkpointing", "layer_decay", "on_out_of_memory", "parallel"}
+        {
+            "agc_factor",
+            "compile",
+            "compiled_autograd",
+            "gradient_checkpointing",
+            "layer_decay",
+            "on_out_of_memory",
+            "parallel",
+        }
     ),
     requires=Requirement(package="faster-coco-eval", module="faster_coco_eval", extra="detection"),
     least_images=1,

@@ -1,4 +1,4 @@
-"""Rules of how the workers of a trial share a network: `training.parallel`, `.bucket_mb` and `.static_graph`."""
+"""Rules of how the workers of a trial share a network: `training.parallel`, and how `ddp` exchanges gradients."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ _WHOLE = {
     "ema_decay": "an average of the weights is kept whole on each worker",
     "agc_factor": "adaptive clipping needs whole gradients",
     "compile": "compiled networks are not divided",
+    "compiled_autograd": "compiled networks are not divided",
     "channels_last": "weights are divided in rows, and this format has other strides",
     "bucket_mb": "gradients are exchanged block by block",
     "static_graph": "it is an assurance to ddp",
@@ -33,6 +34,7 @@ def parallel_problems(setting: Callable[[str], Setting]) -> Iterator[Problem]:
     if "fsdp" in setting("parallel").values:
         yield from _divided(setting)
         return
+    yield from _compiled_autograd(setting)
     graph = setting("static_graph")
     parts = [value for value in setting("accumulation_steps").values if isinstance(value, int) and value > 1]
     if True in graph.values and parts:
@@ -44,6 +46,21 @@ def parallel_problems(setting: Callable[[str], Setting]) -> Iterator[Problem]:
         if given and retried:
             rule = f"got {given[0]}; with on_out_of_memory: {retried[0]} gradients are exchanged after the step"
             yield Problem(setting(name).where, f"{rule}, without ddp. Leave one of them out")
+
+
+def _compiled_autograd(setting: Callable[[str], Setting]) -> Iterator[Problem]:
+    given = setting("compiled_autograd")
+    if True not in given.values:
+        return
+    if False in (compiled := setting("compile")).values:
+        rule = f"got true with {compiled.where.removeprefix('training.')}: false; it continues a compiled network"
+        yield Problem(given.where, f"{rule}. Set training.compile: true, or leave it out")
+    if True in setting("static_graph").values:
+        rule = "got true with static_graph: true, which torch's exchange of compiled gradients does not have"
+        yield Problem(given.where, f"{rule}. Leave one of them out")
+    if retried := [value for value in setting("on_out_of_memory").values if value != "fail"]:
+        rule = f"got true with on_out_of_memory: {retried[0]}, whose smaller parts would each be compiled again"
+        yield Problem(given.where, f"{rule}. Leave one of them out, or set training.accumulation_steps")
 
 
 def _divided(setting: Callable[[str], Setting]) -> Iterator[Problem]:

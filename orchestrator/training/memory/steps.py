@@ -53,8 +53,9 @@ def take_steps(shape: StepShape, training: TrainingConfig, images: int, device: 
     Raises:
         RuntimeError: Memory ran out, see `is_out_of_memory`.
     """
-    alone = {"global_batch_size": images, "compile": False, "on_out_of_memory": "fail", "sync_batch_norm": False}
-    settings = training.model_copy(update=alone)
+    alone = {"global_batch_size": images, "on_out_of_memory": "fail", "sync_batch_norm": False}
+    eager = {"compile": False, "compiled_autograd": False}
+    settings = training.model_copy(update=alone | eager)
     task = find_task(shape.description.get("task", DEFAULT_TASK))
     network = build_network(shape.description)
     state = TrainState(network, settings, Workers(device=device), _SCALED_STEPS, task)

@@ -1,5 +1,6 @@
 """Merged layers against the same layers run one by one; whole networks against their formulas."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import models
-from models.common.merging import may_merge, normed_conv
+from models.common.merging import convolved, may_merge, normed_conv
 from tests.support.networks.plain_networks import assert_equals_plain, stir
 
 
@@ -125,3 +126,75 @@ def test_maps_keep_the_order_that_is_fast_on_a_cpu(name: str) -> None:
     for images in (torch.randn(2, 3, 16, 16), torch.randn(2, 3, 16, 16).contiguous(memory_format=torch.channels_last)):
         maps = network.forward_intermediates(images, intermediates_only=True)
         assert all(feature.is_contiguous(memory_format=torch.channels_last) for feature in maps)
+
+
+PATHS = {
+    "few images, one thread": ((2, 16, 32, 24), {"out_channels": 12, "kernel_size": 1}, (16, 16, 1, 96)),
+    "the same with a bias": ((1, 8, 33, 32), {"out_channels": 12, "kernel_size": 1, "bias": True}, (16, 8, 1, 66)),
+    "few positions": ((2, 16, 16, 16), {"out_channels": 4, "kernel_size": 1}, (2, 16, 16, 16)),
+    "odd channels": ((2, 19, 16, 16), {"out_channels": 4, "kernel_size": 1}, (16, 19, 1, 32)),
+    "odd channels, few positions": ((2, 19, 8, 8), {"out_channels": 4, "kernel_size": 1}, (2, 19, 8, 8)),
+    "heavy weight, stride": ((2, 8, 5, 5), {"out_channels": 200, "kernel_size": 1, "stride": 2}, (2, 8, 3, 3)),
+    "light weight, stride": ((2, 8, 9, 9), {"out_channels": 12, "kernel_size": 1, "stride": 2}, (2, 8, 9, 9)),
+    "heavy 3x3": ((2, 8, 4, 4), {"out_channels": 40, "kernel_size": 3, "padding": 1}, "default layout"),
+    "light 3x3": ((2, 8, 9, 9), {"out_channels": 12, "kernel_size": 3, "padding": 1}, (2, 8, 9, 9)),
+}
+
+
+@pytest.mark.parametrize("case", PATHS)
+def test_convolutions_of_channels_last_maps_take_the_measured_path(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape, options, path = PATHS[case]
+    torch.manual_seed(0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    conv = nn.Conv2d(shape[1], **{"bias": False, **options})
+    x = torch.randn(shape).contiguous(memory_format=torch.channels_last).requires_grad_()
+    read: list[Tensor] = []
+    convolve = torch.nn.functional.conv2d
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.nn.functional, "conv2d", lambda x, *more: (read.append(x), convolve(x, *more))[1])
+        y = convolved(conv, x)
+    is_default = read[0].is_contiguous()
+    assert path == ("default layout" if is_default else tuple(read[0].shape))
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    in_double = copy.deepcopy(conv).double()
+    x_in_double = x.detach().double().requires_grad_()
+    expected = in_double(x_in_double)
+    probe = torch.randn_like(expected)
+    found = torch.autograd.grad(y, [x, *conv.parameters()], probe.float())
+    torch.testing.assert_close(y, expected.float(), rtol=1e-5, atol=1e-5)
+    for ours, theirs in zip(
+        found, torch.autograd.grad(expected, [x_in_double, *in_double.parameters()], probe), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs.float(), rtol=1e-5, atol=1e-5 * float(theirs.abs().max()))
+    assert found[0].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("listener", ["forward", "backward", "global"])
+def test_a_hook_of_a_convolution_sees_its_map(listener: str) -> None:
+    conv, x = nn.Conv2d(8, 12, 1), torch.randn(2, 8, 32, 24).contiguous(memory_format=torch.channels_last)
+    seen: list[nn.Module] = []
+    register = {
+        "forward": conv.register_forward_pre_hook,
+        "backward": conv.register_full_backward_pre_hook,
+        "global": nn.modules.module.register_module_forward_pre_hook,
+    }[listener]
+    hook = register(lambda module, given: seen.append(module))
+    y = convolved(conv, x)
+    y.sum().backward()
+    hook.remove()
+    assert seen == [conv] and not torch.equal(y, torch.zeros_like(y))
+
+
+def test_networks_of_large_images_compute_the_same_in_either_layout() -> None:
+    torch.manual_seed(0)
+    network = models.create_model("nonlocal_resnet50", num_classes=3, image_size=64)
+    stir(network)
+    images, losses = torch.randn(2, 3, 64, 64), []
+    for layout in (True, False):
+        network.channels_last_on_cpu = layout
+        network.zero_grad()
+        loss = network.train()(images).square().sum()
+        loss.backward()
+        losses.append([loss.detach(), network.stem.conv.weight.grad, network.stages[3][0].spatial.weight.grad])
+    for ours, theirs in zip(*losses, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max()))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 import models
+from models.common import non_local
 from models.common.non_local import NonLocal
 from models.spatial_bias.bias import SpatialBias
 
@@ -19,15 +20,31 @@ def naive(block: NonLocal, x: Tensor, *, scaled: bool) -> Tensor:
     return block.bn(block.expand(torch.einsum("bhwij,bcij->bchw", weights, g))) + x
 
 
+@pytest.mark.parametrize("weights", ["computed again", "kept"])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(
     ("side", "pool_keys", "scaled", "reduction"),
     [((8, 8), False, True, 2), ((5, 7), True, False, 4), ((1, 1), True, True, 64), ((3, 9), False, False, 1)],
 )
 def test_block_equals_the_naive_form_forward_and_backward(
-    side: tuple[int, int], pool_keys: bool, scaled: bool, reduction: int, layout: torch.memory_format
+    side: tuple[int, int],
+    pool_keys: bool,
+    scaled: bool,
+    reduction: int,
+    layout: torch.memory_format,
+    weights: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     torch.manual_seed(0)
+    fused: list[Tensor] = []
+    attend = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        lambda q, *more, **options: (fused.append(q), attend(q, *more, **options))[1],
+    )
+    if weights == "kept":
+        monkeypatch.setattr(non_local, "WIDE", 1)
     block = NonLocal(16, reduction=reduction, pool_keys=pool_keys, scaled=scaled).double()
     for parameter in block.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
@@ -39,6 +56,10 @@ def test_block_equals_the_naive_form_forward_and_backward(
         results.append([y, *torch.autograd.grad(y.square().sum(), [leaf, *block.parameters()])])
     for found, expected in zip(*results, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-8)
+    assert len(fused) == (weights == "computed again")
+    with torch.no_grad():
+        torch.testing.assert_close(block(x), results[0][0], rtol=1e-9, atol=1e-8)
+    assert len(fused) == 1 + (weights == "computed again")
 
 
 def test_a_block_starts_as_an_identity_and_keeps_the_layout() -> None:
