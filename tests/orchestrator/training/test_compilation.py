@@ -116,7 +116,7 @@ def test_generated_code_exchanges_gradients_in_buckets() -> None:
         torch.compiler.reset()
         counters.clear()
         torch.manual_seed(0)
-        network = with_a_span({})
+        network = without_norm({})
         twin = copy.deepcopy(network)
         training: dict[str, Any] = {"bucket_mb": 0.001, "sizes": (9, 9)}
         eager = train(network, shares=2, **training)  # not of two ranks: torch's own reducer needs a real group
