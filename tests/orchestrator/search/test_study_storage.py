@@ -19,6 +19,7 @@ from orchestrator.config.plans import resolve_plans, study_uri
 from orchestrator.errors import ConfigError, StorageError, SweepNameError
 from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study
+from orchestrator.search.study_cache import together
 from tests.support.servers.postgresql import PASSWORD, PostgresqlServer
 from tests.support.sweeps.plans import search_plan
 
@@ -84,8 +85,9 @@ def test_a_short_absence_of_the_server_is_waited_out(postgresql: PostgresqlServe
     postgresql.stop()
     back = threading.Timer(1.5, postgresql.start)
     back.start()
-    before.report(0.5, step=1)
-    study.tell(before, 0.5)
+    with together(study):  # a whole transaction is repeated
+        before.report(0.5, step=1)
+        study.tell(before, 0.5)
     for _ in range(3):
         trial = study.ask()
         config.space.sample(trial)
