@@ -48,6 +48,9 @@ def _import() -> None:
         tensors = sys.modules[_TENSORS] = _Tensors(_TENSORS)
         try:
             importlib.import_module("timm.optim")
+        except ImportError:  # of a module within that of the tensors, for which there is no stand-in
+            tensors.leave()
+            importlib.import_module("timm.optim")
         finally:
             tensors.leave()
     importlib.import_module("torchvision.tv_tensors")

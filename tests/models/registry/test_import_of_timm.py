@@ -55,8 +55,23 @@ import models
 assert torch._dynamo is compiler and torch._dynamo.config.recompile_limit == 1_000_000
 """
 
+NEEDS_MORE = """
+import sys
+import torch
+
+class Needed:
+    def find_spec(self, name, path, target=None):
+        if name == "timm.optim.muon":
+            import torch.distributed.tensor.placement_types
+
+sys.meta_path.insert(0, Needed())
+import models, timm.optim
+
+assert timm.optim.muon.DTensor is torch.distributed.tensor.DTensor
+"""
+
 
 def test_the_compiler_is_not_imported_and_works_once_it_is_used() -> None:
-    for program in (PROGRAM, LOADED_BEFORE):
+    for program in (PROGRAM, LOADED_BEFORE, NEEDS_MORE):
         done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
