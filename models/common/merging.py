@@ -141,7 +141,8 @@ class _InDefaultLayout(torch.autograd.Function):
     @staticmethod
     def backward(_ctx: Any, *gradients: Tensor) -> Tensor:
         (gradient,) = gradients
-        return gradient.contiguous(memory_format=torch.channels_last)
+        # not contiguous(memory_format=...), which a batch of gradients does not have
+        return gradient.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
 class _Picked(torch.autograd.Function):

@@ -4,16 +4,20 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 __all__ = ["are_plain", "gradients_of", "is_eager", "is_intercepted"]
 
 
 def is_eager(*tensors: Tensor) -> bool:
-    """Return whether operations on these tensors are carried out at once: not traced, not transformed."""
+    """Return whether operations on these tensors are carried out at once: not traced, not transformed.
+
+    Functions with a backward pass of their own have no derivatives in forward mode.
+    """
     if torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None:
         return False
-    if torch._C._functorch.peek_interpreter_stack() is not None:
+    if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
         return False
     return all(type(x) in {Tensor, torch.nn.Parameter} and x.device.type != "meta" for x in tensors)
 

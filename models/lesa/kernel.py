@@ -55,16 +55,16 @@ def kernel_attend(tensors: Sequence[Tensor], formula: Any) -> tuple[Tensor, Tens
         tensors: Operands, in the order of `AttentionTerms`.
         formula: Function of the operands that computes the same by operations of torch, for gradients of gradients.
     """
-    values: tuple[Tensor, Tensor] = _KernelAttend.apply(formula, torch.is_grad_enabled(), *tensors)
+    dense = [x.contiguous() for x in tensors]  # here, as gradients of gradients lead through the copies
+    values: tuple[Tensor, Tensor] = _KernelAttend.apply(formula, torch.is_grad_enabled(), *dense)
     return values
 
 
 class _KernelAttend(torch.autograd.Function):
-    """Forward and backward pass of the kernel."""
+    """Forward and backward pass of the kernel, for contiguous operands."""
 
     @staticmethod
-    def forward(ctx: Any, formula: Any, keep: bool, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        dense = [x.contiguous() for x in tensors]
+    def forward(ctx: Any, formula: Any, keep: bool, *dense: Tensor) -> tuple[Tensor, Tensor]:
         q, v = dense[0], dense[2]
         values, values_at = torch.empty_like(v), torch.empty_like(v)
         weights = q.new_empty(len(q), q.shape[1], q.shape[1]) if keep else None

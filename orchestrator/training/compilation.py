@@ -30,7 +30,7 @@ _REDUCER = "torch.nn.parallel.distributed"
 
 
 class Compilation:
-    """What torch compiles in the steps of a trial: nothing, the network, or with it the whole backward pass.
+    """Compilation of the steps of a trial: none, of the network, or of the whole backward pass as well.
 
     Args:
         training: Training settings.

@@ -64,7 +64,7 @@ class TrainState:
         self._workers = workers
         if training.gradient_checkpointing:
             checkpoint_blocks(network)
-        self._recomputes = recomputes(network)
+        self._recomputes = training.gradient_checkpointing or recomputes(network)
         self._format = torch.channels_last if training.channels_last else torch.contiguous_format
         network = network.to(workers.device)
         if training.channels_last:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 import models
 from models.common.merging import convolved, may_merge, normed_conv
@@ -198,3 +199,17 @@ def test_networks_of_large_images_compute_the_same_in_either_layout() -> None:
         losses.append([loss.detach(), network.stem.conv.weight.grad, network.stages[3][0].spatial.weight.grad])
     for ours, theirs in zip(*losses, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize("case", [case for case in PATHS if "heavy" in case])
+def test_layouts_allow_batches_of_gradients_and_forward_mode(case: str) -> None:
+    shape, options, _ = PATHS[case]
+    conv = nn.Conv2d(shape[1], bias=False, **options)
+    x = torch.randn(shape).contiguous(memory_format=torch.channels_last).requires_grad_()
+    y, expected = convolved(conv, x), conv(x)
+    probes = torch.randn(2, *y.shape)
+    batches = [torch.autograd.grad(form, x, probes, is_grads_batched=True)[0] for form in (y, expected)]
+    torch.testing.assert_close(*batches, rtol=1e-4, atol=1e-4)
+    with forward_ad.dual_level():
+        moved = convolved(conv, forward_ad.make_dual(x.detach(), torch.ones_like(x)))
+        torch.testing.assert_close(forward_ad.unpack_dual(moved).tangent, conv(torch.ones_like(x)))

@@ -2,7 +2,7 @@
 
 import copy
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -87,9 +87,15 @@ def test_results_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.Monk
 
 
 @needs_compiler
-def test_gradients_of_gradients_are_those_of_the_formula() -> None:
-    given = terms(2, 3, 2, 2)
-    assert torch.autograd.gradgradcheck(lambda *x: tuple(attend(AttentionTerms(*x))), operands(given))
+@pytest.mark.parametrize("strided", [(), (0, 5), range(8)])
+def test_gradients_of_gradients_are_those_of_the_formula(strided: Sequence[int]) -> None:
+    given = operands(terms(2, 3, 2, 2))
+
+    def attended(*x: Tensor) -> tuple[Tensor, ...]:
+        laid = [y.mT.contiguous().mT if index in strided else y for index, y in enumerate(x)]
+        return tuple(attend(AttentionTerms(*laid)))
+
+    assert torch.autograd.gradgradcheck(attended, given)
 
 
 @needs_compiler

@@ -13,7 +13,8 @@ import torch
 disable = torch.compiler.disable
 import models, timm.optim, torchvision
 
-assert not any(name.startswith(("torch._dynamo", "torch.distributed.tensor", "sympy")) for name in sys.modules)
+late = ("torch._dynamo", "torch.distributed.tensor", "sympy", "triton")
+assert not any(name.startswith(late) for name in sys.modules)
 assert torch.compiler.disable is disable
 assert timm.optim.kron.has_dynamo and timm.layers._fx.has_fx_feature_extraction
 

