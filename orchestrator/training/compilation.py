@@ -59,7 +59,7 @@ class Compilation:
             return network
         if self._training.compiled_autograd and any(map(_compiles_its_window, network.modules())):
             raise TrialFailedError(
-                "training.compiled_autograd: got True; on this device each change of a learned span is compiled anew, "
+                "training.compiled_autograd: got True; on this device each change of a learned span is compiled again, "
                 "and torch stops after a few. Leave it out, or train on GPUs, whose kernels read the spans"
             )
         # Code for all sizes, which replaces that for one once there is a second, may round differently; a resumed trial
