@@ -18,7 +18,7 @@ def grid_size(space: SearchSpace) -> int | None:
         return None
     points = 0
     for branch in space.branches():
-        points += math.prod(_count(space[name]) for name in space.active(branch) if name not in branch)
+        points += math.prod(value_count(space[name]) for name in space.active(branch) if name not in branch)
         if points > MOST_POINTS:
             break
     return points
@@ -51,7 +51,8 @@ def _values(domain: Domain) -> Iterable[Any]:
             return domain.corners()
 
 
-def _count(domain: Domain) -> int:
+def value_count(domain: Domain) -> int:
+    """Return the number of values of a domain that is no continuum."""
     match domain:
         case IntDomain():
             return (domain.high - domain.low) // domain.step + 1

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.common.bottleneck import Bottleneck
-from models.common.merging import convolved, is_traced, normed_conv
+from models.common.merging import convolved, normed_conv
 from models.common.options import ModelOptionError, OptionProblem
 from models.common.resnet import BlockSite
+from models.compiled.eager import is_eager
 from models.padding import Padding, WholeMapLayer
 
 __all__ = ["NonLocal", "NonLocalBottleneck", "NonLocalPlan"]
@@ -93,7 +94,7 @@ def _is_small(queries: Tensor, keys: Tensor) -> bool:
 
     The fused operator computes them again; without a backward pass, and on other devices, it is the faster one.
     """
-    if is_traced(queries) or queries.device.type != "cpu" or not queries.requires_grad or queries.shape[3] < WIDE:
+    if not is_eager(queries) or queries.device.type != "cpu" or not queries.requires_grad or queries.shape[3] < WIDE:
         return False
     return len(queries) * queries.shape[2] * keys.shape[2] <= KEPT_WEIGHTS
 

@@ -16,11 +16,14 @@ __all__ = ["StagedNetwork", "SurfaceOptions"]
 
 
 def in_cpu_order(x: Tensor) -> Tensor:
-    """Return the map in channels-last order on a CPU, unchanged elsewhere.
+    """Return the map in channels-last order on a CPU; unchanged elsewhere, and in `torch.func`, which lacks this order.
 
     A public name, since `torch.fx` only keeps functions with public names in one step.
     """
-    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
+    is_transformed = not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
+    if x.device.type != "cpu" or is_transformed:
+        return x
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 register_notrace_function(in_cpu_order)

@@ -12,7 +12,7 @@ from orchestrator.config.sections.study import SamplerConfig
 from orchestrator.errors import Problem, did_you_mean
 from search_spaces import SearchSpace
 from search_spaces.domains import ChoiceDomain, ConstantDomain, Domain
-from search_spaces.grid import MOST_POINTS, grid_size
+from search_spaces.grid import MOST_POINTS, grid_size, value_count
 
 _NSGA: dict[str, Any] = {
     "population_size": PositiveInt,
@@ -41,6 +41,8 @@ SAMPLER_OPTIONS: Mapping[str, Mapping[str, Any]] = {
 """Arguments of Optuna's samplers that a sweep may set; seeds and functions are set by the program."""
 
 _WITH_PRIOR = ("tpe", "gp", "gp_tpe", "random", "auto")
+_GP = ("gp", "gp_tpe")
+_MOST_VALUES_GP = 10_000_000
 _PACKAGES = {"cmaes": "cmaes", "gp": "torch", "gp_tpe": "torch"}
 
 
@@ -66,8 +68,24 @@ def sampler_problems(
         yield from _grid_problems(search)
     if sampler.name in ("cmaes", "gp", "gp_tpe", "qmc"):
         yield from _conditional_problems(sampler.name, search)
+    if sampler.name in _GP and (wide := too_fine_for_gp(search)):
+        rule = f"lists the values of a grid, and search.{wide} has {value_count(search[wide]):,}"
+        yield Problem("sampler.name", f"got '{sampler.name}', which {rule}. Give it a larger step, or use tpe")
     if sampler.name == "cmaes":
         yield from _cmaes_problems(search, objectives, constraints)
+
+
+def too_fine_for_gp(search: Mapping[str, Domain]) -> str | None:
+    """Return a number with more values than a Gaussian process can list in memory; None where there is none.
+
+    Args:
+        search: Searched domains by name.
+    """
+    for name, domain in search.items():
+        is_grid = domain.type == "int" or (domain.type == "float" and domain.step is not None)
+        if is_grid and value_count(domain) > _MOST_VALUES_GP:
+            return name
+    return None
 
 
 def _option_problems(sampler: SamplerConfig) -> Iterator[Problem]:

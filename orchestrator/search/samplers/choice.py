@@ -14,6 +14,7 @@ from typing import Final
 
 from orchestrator.config.plans import SearchPlan
 from orchestrator.config.sections.study import SamplerConfig, SamplerName
+from orchestrator.config.validation.sampler_rules import too_fine_for_gp
 from search_spaces import ChoiceDomain, ConstantDomain, SearchSpace
 from search_spaces.grid import grid_size
 
@@ -106,6 +107,8 @@ def _choices(
     for name, domain in searched.items():
         if domain.when:
             yield SamplerChoice("tpe", f"search.{name} has a condition, which it can follow")
+    if rules > 1 and (wide := too_fine_for_gp(searched)):
+        yield SamplerChoice("tpe", f"search.{wide} has more values than gp can list")
     choices = [name for name, domain in searched.items() if isinstance(domain, ChoiceDomain)]
     if rules > 1 and trials <= _MOST_TRIALS_GP and (choices or not ends_early):
         yield SamplerChoice("gp_tpe", f"no conditions, in {trials:,} trials; two models, as either may be wrong")

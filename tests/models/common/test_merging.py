@@ -10,6 +10,7 @@ from torch.autograd import forward_ad
 
 import models
 from models.common.merging import convolved, may_merge, normed_conv
+from models.common.staged import in_cpu_order
 from tests.support.networks.plain_networks import assert_equals_plain, stir
 
 
@@ -213,3 +214,11 @@ def test_layouts_allow_batches_of_gradients_and_forward_mode(case: str) -> None:
     with forward_ad.dual_level():
         moved = convolved(conv, forward_ad.make_dual(x.detach(), torch.ones_like(x)))
         torch.testing.assert_close(forward_ad.unpack_dual(moved).tangent, conv(torch.ones_like(x)))
+
+
+def test_torch_func_takes_maps_that_have_an_order_on_a_cpu() -> None:
+    x = torch.randn(3, 2, 4, 4)
+    gradients = torch.func.vmap(torch.func.grad(lambda image: in_cpu_order(image[None]).pow(2).sum()))(x)
+    torch.testing.assert_close(gradients, 2 * x)
+    ordered = torch.compile(in_cpu_order, backend="eager", fullgraph=True)(x)
+    assert ordered.is_contiguous(memory_format=torch.channels_last)

@@ -62,6 +62,16 @@ def test_block_equals_the_naive_form_forward_and_backward(
     assert len(fused) == 1 + (weights == "computed again")
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:FutureWarning")
+def test_a_traced_block_computes_the_same_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(non_local, "WIDE", 1)
+    block, x = NonLocal(16, reduction=2).eval(), torch.randn(2, 16, 4, 4)
+    traced = torch.jit.trace(block, x)  # which compares with a second trace, of a block without gradients
+    torch.testing.assert_close(traced(x), block(x))
+
+
 def test_a_block_starts_as_an_identity_and_keeps_the_layout() -> None:
     x = torch.randn(2, 16, 4, 6).contiguous(memory_format=torch.channels_last)
     y = NonLocal(16)(x)

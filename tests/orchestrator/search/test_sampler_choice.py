@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from orchestrator.config import load_sweep
 from orchestrator.config.plans import resolve_plans
 from orchestrator.config.sections.study import SamplerConfig
+from orchestrator.config.validation.sampler_rules import sampler_problems
 from orchestrator.search.samplers.choice import choose_sampler, chosen_sampler
 from orchestrator.search.samplers.samplers import SweepSampler, create_sampler
 from orchestrator.search.study import open_study
@@ -22,6 +23,8 @@ NUMBERS = {"lr": LR, "depth": {"type": "int", "low": 1, "high": 9}, "fixed": {"v
 CHOICES = {**NUMBERS, "optimizer": {"choices": ["sgd", "adamw"]}}
 CONDITIONS = {**CHOICES, "momentum": {**LR, "when": {"optimizer": "sgd"}}}
 FINITE = {"depth": {"type": "int", "low": 1, "high": 6}, "optimizer": {"choices": ["sgd", "adamw"]}}
+
+FINE = {"lr": NUMBERS["lr"], "seed": {"type": "int", "low": 0, "high": 2**31}}
 
 
 @pytest.mark.parametrize(
@@ -36,6 +39,8 @@ FINITE = {"depth": {"type": "int", "low": 1, "high": 6}, "optimizer": {"choices"
         (NUMBERS, {"trials": 1001, "ends_early": False}, "tpe", "1,001 trials"),
         (NUMBERS, {"trials": 1000, "ends_early": False, "rules": 1}, "gp", "only numbers are searched"),
         (NUMBERS, {"trials": 5000}, "tpe", "5,000 trials"),
+        (FINE, {"trials": 50}, "tpe", "search.seed has more values than gp can list"),
+        (FINE, {"trials": 50, "rules": 1}, "gp", "only numbers are searched"),
         (NUMBERS, {"trials": 50, "constraints": 1}, "tpe", "constraints"),
         (NUMBERS, {"trials": 50, "objectives": 2}, "tpe", "2 objectives"),
         (NUMBERS, {"trials": 500, "objectives": 2}, "nsga2", "2 objectives and 500 trials"),
@@ -66,3 +71,11 @@ def test_the_study_of_a_sweep_has_the_sampler_that_the_dry_run_names(scheduler: 
     assert isinstance(study.sampler, SweepSampler)
     assert choice is not None
     assert (choice.name, study.sampler.name) == (name, name)
+
+
+@pytest.mark.parametrize("name", ["gp", "gp_tpe"])
+def test_a_number_with_more_values_than_a_gaussian_process_can_list_is_refused(name: str) -> None:
+    search = _DOMAINS.validate_python(FINE)
+    (problem,) = sampler_problems(SamplerConfig(name=name), search)
+    assert "search.seed has 2,147,483,649. Give it a larger step" in problem.message
+    assert not list(sampler_problems(SamplerConfig(name="tpe"), search))
