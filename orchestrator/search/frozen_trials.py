@@ -11,6 +11,7 @@ from orchestrator.records.ledger import TrialRecord, TrialStatus
 from orchestrator.records.objectives import Objectives
 from orchestrator.search.optuna_state import optuna_state
 from orchestrator.search.samplers.learnable import OUTCOME, PAUSED_AT, REPEATS, REPLICATE
+from orchestrator.search.scores import epoch_attribute, finite_values
 from search_spaces import SearchSpace
 
 
@@ -33,8 +34,8 @@ def frozen_trial(record: TrialRecord, space: SearchSpace, objectives: Objectives
         values=values,
         params=params.params,
         distributions=params.distributions,
-        intermediate_values=curve(record, objectives) if len(objectives.configs) == 1 else {},
-        user_attrs=notes(record),
+        intermediate_values=curve(record, objectives),
+        user_attrs={**reported_values(record, objectives), **notes(record)},
         constraints=objectives.violations(record) if state.is_finished() else {},
     )
 
@@ -52,7 +53,16 @@ def notes(record: TrialRecord) -> dict[str, str | int]:
 
 
 def curve(record: TrialRecord, objectives: Objectives) -> dict[int, float]:
-    """Return the first objective by epoch, where it is finite."""
+    """Return a single objective by epoch, where it is finite; nothing of several objectives."""
+    if len(objectives.metrics) > 1:
+        return {}
     metric = objectives.metrics[0]
     found = {int(report["epoch"]): report.get(metric, math.nan) for report in record.reports}
     return {epoch: value for epoch, value in found.items() if math.isfinite(value)}
+
+
+def reported_values(record: TrialRecord, objectives: Objectives) -> dict[str, dict[str, float]]:
+    """Return the user attributes with the values of several objectives by epoch; nothing of a single one."""
+    if len(objectives.metrics) == 1:
+        return {}
+    return {epoch_attribute(int(report["epoch"])): finite_values(report, objectives) for report in record.reports}

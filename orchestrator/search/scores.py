@@ -20,12 +20,22 @@ def note_report(
 
     Optuna takes intermediate values of a single objective only; those of several become an attribute of the trial.
     """
-    values = {metric: metrics.get(metric, math.nan) for metric in objectives.metrics}
-    known = {metric: value for metric, value in values.items() if math.isfinite(value)}
-    if len(values) > 1:
-        trial.set_user_attr(f"{EPOCH_PREFIX}{epoch:05d}", known)
+    known = finite_values(metrics, objectives)
+    if len(objectives.metrics) > 1:
+        trial.set_user_attr(epoch_attribute(epoch), known)
     elif known:
         study._storage.set_trial_intermediate_value(trial._trial_id, epoch, known[objectives.metrics[0]])
+
+
+def epoch_attribute(epoch: int) -> str:
+    """Return the name of the user attribute with the values of an epoch, where there are several objectives."""
+    return f"{EPOCH_PREFIX}{epoch:05d}"
+
+
+def finite_values(metrics: Mapping[str, float], objectives: Objectives) -> dict[str, float]:
+    """Return the objectives among the metrics of an epoch, where they are finite."""
+    values = {metric: metrics.get(metric, math.nan) for metric in objectives.metrics}
+    return {metric: value for metric, value in values.items() if math.isfinite(value)}
 
 
 def note_constraints(

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from orchestrator.errors import ResumeError
 from orchestrator.records.ledger import Ledger, RejectedTrial, TrialRecord, TrialStatus
 from orchestrator.records.objectives import Objectives
-from orchestrator.search.frozen_trials import curve, frozen_trial, notes
+from orchestrator.search.frozen_trials import curve, frozen_trial, notes, reported_values
 from orchestrator.search.optuna_state import optuna_state
 from orchestrator.search.pauses import note_pause
 from orchestrator.search.samplers.learnable import REJECTED
@@ -67,8 +67,11 @@ def _update(study: optuna.Study, trial: FrozenTrial, ledger: Ledger, objectives:
         return
     record = ledger.trial(trial.number)
     for epoch, value in curve(record, objectives).items():
-        if epoch not in trial.intermediate_values and len(study.directions) == 1:
+        if epoch not in trial.intermediate_values:
             study._storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
+    for name, values in reported_values(record, objectives).items():
+        if name not in trial.user_attrs:
+            study._storage.set_trial_user_attr(trial._trial_id, name, values)
     if record.status is TrialStatus.PAUSED:
         note_pause(study, record, objectives)
         return

@@ -135,7 +135,10 @@ class JournalFollower(ABC):
 
     def _run(self) -> None:
         if self._first_byte is not None:
-            self._wait_for_report(self._first_byte)
+            try:
+                self._wait_for_report(self._first_byte)
+            except OSError as error:  # where it lasts, `_follow` meets it as well, and tries again
+                logger.debug("The journal cannot be read before the first report: %s", error)
         self._follow()
 
     def _wait_for_report(self, offset: int) -> None:

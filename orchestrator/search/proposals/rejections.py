@@ -19,6 +19,7 @@ from orchestrator.errors import SpaceExhaustedError
 from orchestrator.records.ledger import Ledger, count_rejected
 from orchestrator.search.proposals.trial_filter import Rejection
 from orchestrator.search.samplers.learnable import REJECTED
+from orchestrator.search.study_cache import write_late
 from search_spaces import setting_of
 
 _ATTEMPT = "attempt"  # user attribute of enqueued values that were rejected with what the sampler added
@@ -33,6 +34,8 @@ def reject(
 ) -> None:
     """Record a rejection in the ledger first, which is never behind, and then in the study.
 
+    The study has the values before: asked again after a kill in between, it returns the same, which are rejected again.
+
     Args:
         study: Study of the sweep.
         ledger: Ledger of the sweep.
@@ -40,6 +43,7 @@ def reject(
         params: Values by searched name.
         rejection: Reason of the rejection.
     """
+    write_late(study)
     ledger.trial_rejected(trial.number, params, rejection.rule, rejection.text)
     trial.set_user_attr(REJECTED, f"{rejection.rule}: {rejection.text}")
     _queue_again(study, trial, rejection)

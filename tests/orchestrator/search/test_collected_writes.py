@@ -49,9 +49,9 @@ class Killed(BaseException):
 class Session:
     """A driver without Ray: one lane, whose trials report as Tune does."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **changed: Any) -> None:
         folder.mkdir(exist_ok=True)
-        self.folder, self.plan = folder, search_plan(SWEEP)
+        self.folder, self.plan = folder, search_plan(SWEEP | changed)
         self.journal = Journal(folder / "journal.jsonl")
         self.ledger = Ledger(self.journal)
         resumed = self.ledger.sessions > 0
@@ -249,6 +249,38 @@ def test_the_journal_has_a_report_before_the_study_and_a_killed_driver_loses_non
     assert resumed.ledger.trial(0).status is TrialStatus.INTERRUPTED
     again = resumed.start("second")
     assert again.config["epochs_done"] == 2
+
+
+def test_a_killed_driver_loses_no_report_of_several_objectives(tmp_path: Path) -> None:
+    objectives = {"objective": [{"metric": "val/top1"}, {"metric": "val/loss"}]}
+    session = Session(tmp_path / "s", **objectives)
+    trial = session.start("first")
+    session.report(trial, 1)
+    session.callback.on_step_end(0, [])
+    session.report(trial, 2)
+    session.journal.close()  # killed before the study has it
+
+    stored = Session(tmp_path / "s", **objectives).stored()[0]
+    assert stored.intermediate_values == {}
+    assert {name: value for name, value in stored.user_attrs.items() if name.startswith("epoch ")} == {
+        "epoch 00001": {"val/top1": 0.501, "val/loss": 1.0},
+        "epoch 00002": {"val/top1": 0.502, "val/loss": 0.5},
+    }
+    (tmp_path / "s" / "optuna.db").unlink()
+    rebuilt = Session(tmp_path / "s", **objectives).stored()[0]
+    assert rebuilt.user_attrs == stored.user_attrs
+
+
+def test_a_driver_killed_at_a_rejection_rejects_the_same_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    session = Session(tmp_path / "s", limits={"max_params": 1})
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(RDBStorage, "set_trial_user_attr", dies)
+        session.start("first")
+    (rejected,) = session.ledger.rejected()
+    assert session.stored()[0].params == rejected.params
 
 
 @pytest.mark.parametrize(

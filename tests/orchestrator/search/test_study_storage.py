@@ -19,7 +19,7 @@ from orchestrator.config.plans import resolve_plans, study_uri
 from orchestrator.errors import ConfigError, StorageError, SweepNameError
 from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study
-from orchestrator.search.study_cache import together
+from orchestrator.search.study_cache import later, together
 from tests.support.servers.postgresql import PASSWORD, PostgresqlServer
 from tests.support.sweeps.plans import search_plan
 
@@ -98,6 +98,46 @@ def test_a_short_absence_of_the_server_is_waited_out(postgresql: PostgresqlServe
     assert [trial.state for trial in trials] == [TrialState.COMPLETE, *[TrialState.PRUNED] * 3]
     assert trials[0].intermediate_values == {1: 0.5}
     assert [trial.number for trial in trials] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("lost", ["within", "at the end"])
+def test_a_server_that_ends_the_connection_in_a_transaction_has_its_writes_once(
+    postgresql: PostgresqlServer, lost: str
+) -> None:
+    def end_connection(connection: sqlalchemy.Connection) -> None:
+        server = connection.connection.dbapi_connection.info.backend_pid  # type: ignore[union-attr]
+        with sqlalchemy.create_engine(database).connect() as other:
+            ended.append(other.scalar(sqlalchemy.text(f"SELECT pg_terminate_backend({server}, 60000)")))
+
+    def before_statement(connection: sqlalchemy.Connection, cursor: Any, statement: str, *rest: Any) -> None:
+        if statement.startswith("INSERT INTO trial_values") and not values:
+            values.append(statement)
+            if lost == "within":
+                end_connection(connection)
+
+    def before_commit(connection: sqlalchemy.Connection) -> None:
+        if values and not ended:
+            end_connection(connection)
+
+    values: list[str] = []
+    ended: list[Any] = []
+    name, database = f"ended {lost}", postgresql.uri().replace("://", "+psycopg://")
+    storage = open_storage(postgresql.uri())
+    sqlalchemy.event.listen(storage.engine, "before_cursor_execute", before_statement)
+    sqlalchemy.event.listen(storage.engine, "commit", before_commit)
+    study = open_study(search_plan(SWEEP), name, storage)
+    trial = study.ask()
+    with later(study):
+        trial.report(0.25, step=1)
+    with together(study):
+        trial.set_user_attr("outcome", "finished")
+        study.tell(trial, 0.5)
+    assert ended == [True]
+    study.ask().set_user_attr("next", 1)
+    first, second = optuna.load_study(study_name=name, storage=database).trials
+    assert (first.state, first.value, first.intermediate_values) == (TrialState.COMPLETE, 0.5, {1: 0.25})
+    assert first.user_attrs == {"outcome": "finished"}
+    assert second.user_attrs == {"next": 1}
 
 
 def test_a_long_absence_of_the_server_is_an_error_with_its_address(postgresql: PostgresqlServer) -> None:

@@ -67,6 +67,26 @@ def test_it_connects_after_the_first_report_of_a_session(
     assert recorder.names == ["sweep_started", *["trial_started", "trial_reported"] * 2]
 
 
+def test_a_journal_that_cannot_be_read_for_a_moment_is_sent_all_the_same(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails_once(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path.name == "journal.jsonl" and not failed:
+            failed.append(path)
+            raise OSError(24, "Too many open files")
+        return opened(path, *arguments, **options)
+
+    failed: list[Path] = []
+    opened = Path.open
+    recorder = Recorder(tmp_path / "journal.jsonl")
+    monkeypatch.setattr(Path, "open", fails_once)
+    recorder.start(after_report=True)
+    assert recorder.connected.wait(200)
+    recorder.drain(200)
+    assert failed
+    assert recorder.names == ["sweep_started", "trial_started", "trial_reported"]
+
+
 @pytest.mark.parametrize("reason", ["the end of the sweep", "a wait that was too long"])
 def test_it_does_not_need_a_report(
     ledger: Ledger, tmp_path: Path, reason: str, monkeypatch: pytest.MonkeyPatch

@@ -19,6 +19,7 @@ from orchestrator.training import trial as trial_module
 from orchestrator.training.checkpoints import best_weights
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.images.device_images import DeviceImages
+from orchestrator.training.train_state import TrainState
 from tests.support.training_pieces import CLOCKS, differences, few_digits, make_trial, run, timeless, with_everything
 
 ALONE = CLOCKS - {"time/exchange_s"}
@@ -78,6 +79,8 @@ def test_the_best_weights_are_tested_without_their_file_to_the_same_bits(
     large, same, count = train("large")
     assert (large, count) == (reports, best_epoch % 2)
     assert same_weights(network, same)  # those of the last epoch
+    monkeypatch.setattr(TrainState, "buffers_are_shared", False)  # only the file has what all ranks evaluate
+    assert train("of a rank")[::2] == (reports, 1)
 
 
 def test_an_attention_span_is_reported_and_reduced_by_its_penalty(data: DeviceImages, tmp_path: Path) -> None:

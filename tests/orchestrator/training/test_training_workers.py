@@ -109,9 +109,10 @@ def share_statistics(rank: int, world_size: int, folder: str) -> None:
             each[0].running_var.fill_(2.0 * rank + 1)
             each.table.fill_(rank)
         state.share_buffers()
-        found[dist_bn] = [
+        kept = [
             [values.tolist() for values in (each[0].running_mean, each[0].running_var, each.table)] for each in networks
         ]
+        found[dist_bn] = (state.buffers_are_shared, kept)
     torch.save(found, Path(folder) / f"statistics-{rank}.pt")
     dist.destroy_process_group()
 
@@ -121,9 +122,9 @@ def test_running_statistics_are_taken_from_the_first_rank_reduced_or_kept(tmp_pa
     for rank in range(2):
         found = torch.load(tmp_path / f"statistics-{rank}.pt", weights_only=True)
         own = [[1.0 + rank, 2.0 + rank], [2.0 * rank + 1] * 2, [float(rank)] * 3]
-        assert found["broadcast"] == [[[1.0, 2.0], [1.0, 1.0], [0.0] * 3]] * 2
-        assert found["reduce"] == [[[1.5, 2.5], [2.0, 2.0], [0.0] * 3]] * 2
-        assert found["none"] == [own] * 2
+        assert found["broadcast"] == (True, [[[1.0, 2.0], [1.0, 1.0], [0.0] * 3]] * 2)
+        assert found["reduce"] == (True, [[[1.5, 2.5], [2.0, 2.0], [0.0] * 3]] * 2)
+        assert found["none"] == (False, [own] * 2)
 
 
 def test_only_the_first_rank_writes(folder: Path, pair: list[Results]) -> None:
