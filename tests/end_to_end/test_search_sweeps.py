@@ -101,9 +101,9 @@ def test_a_population_takes_turns_on_a_lane_and_poor_trials_take_over(tmp_path: 
         "name": "population",
         "model": {"name": "conv_resnet26_small"},
         "training": {**TINY["training"], "epochs": 4},  # type: ignore[dict-item]
-        "search": {"lr": {"choices": [1e-9, 1e-3, 3e-3, 4e-3]}},
-        "sampler": {"name": "grid"},
-        "try_first": [],
+        "search": {"lr": {"type": "float", "low": 1e-9, "high": 1e-2, "log": True}},
+        "sampler": {"name": "random"},
+        "try_first": [{"lr": lr} for lr in (1e-9, 1e-3, 3e-3, 4e-3)],
         "trials": 4,
         "trial_scheduler": {"name": "pbt", "perturb_every": 2, "resample_probability": 0.0},
         "runs_dir": str(tmp_path),
@@ -112,7 +112,7 @@ def test_a_population_takes_turns_on_a_lane_and_poor_trials_take_over(tmp_path: 
     assert [record.status for record in result.records] == [TrialStatus.FINISHED] * 4
 
     poor = next(record for record in result.records if record.params["lr"] == 1e-9)
-    assert poor.config["training"]["lr"] > 1e-9
+    assert poor.config["training"]["lr"] > 5e-4
     curve = [report["val/top1"] for report in poor.reports]
     assert curve[-1] > curve[0] + 0.3  # random weights that learn nothing, then those of another
     journal = [json.loads(line) for line in (tmp_path / "population" / "journal.jsonl").read_text().splitlines()]

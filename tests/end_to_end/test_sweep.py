@@ -103,7 +103,9 @@ def test_mlflow_has_a_run_of_the_sweep_and_one_below_it_for_each_trial(plain: Sw
         **{f"tiny/trial-{number:05d}": "FINISHED" for number in range(2)},
     }
     assert child.data.tags["mlflow.parentRunId"] == runs["tiny"].info.run_id
-    assert runs["tiny"].data.tags["spatialsweep.sampler"] == "gp: only numbers are searched, in 2 trials"
+    assert runs["tiny"].data.tags["spatialsweep.sampler"] == (
+        "gp_tpe: no conditions, in 2 trials; two models, as either may be wrong"
+    )
 
 
 def test_the_run_of_a_trial_has_its_settings_and_all_it_measured(
