@@ -29,7 +29,8 @@ def import_timm() -> None:
         _import()
         return
     marks: Any = torch.compiler
-    utilities, compiler, disable = _Utilities(_UTILITIES), _Compiler(_COMPILER), marks.disable
+    utilities = _StandIn(_UTILITIES, is_compile_supported=_is_compile_supported)
+    compiler, disable = _Compiler(_COMPILER), marks.disable
     sys.modules[_UTILITIES] = utilities
     torch._dynamo = compiler
     marks.disable = _disable_later
@@ -45,7 +46,7 @@ def _import() -> None:
     if _TENSORS in sys.modules:
         importlib.import_module("timm.optim")
     else:
-        tensors = sys.modules[_TENSORS] = _Tensors(_TENSORS)
+        tensors = sys.modules[_TENSORS] = _StandIn(_TENSORS, DTensor=_DistributedTensor)
         try:
             importlib.import_module("timm.optim")
         except ImportError:  # of a module within that of the tensors, for which there is no stand-in
@@ -56,21 +57,30 @@ def _import() -> None:
     importlib.import_module("torchvision.tv_tensors")
 
 
-class _Tensors(ModuleType):
-    """Stand-in of torch's distributed tensors, which imports them for all but their class."""
+class _StandIn(ModuleType):
+    """Stand-in of a module, which imports it for all but what it is given.
+
+    Args:
+        name: Name of the module.
+        given: Members by name.
+    """
+
+    def __init__(self, name: str, **given: Any) -> None:
+        super().__init__(name)
+        self._given = given
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        if name == "DTensor":
-            return _DistributedTensor
+        if name in self._given:
+            return self._given[name]
         self.leave()
-        return getattr(importlib.import_module(_TENSORS), name)
+        return getattr(importlib.import_module(self.__name__), name)
 
     def leave(self) -> None:
         """Make room for the module itself."""
-        if sys.modules.get(_TENSORS) is self:
-            del sys.modules[_TENSORS]
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
 
 
 class _Recognised(type):
@@ -138,23 +148,6 @@ class _Settings(MetaPathFinder, Loader):
         self._loader.exec_module(module)
         for name, value in self._settings.items():
             setattr(module, name, value)
-
-
-class _Utilities(ModuleType):
-    """Stand-in of the compiler's utilities, which imports them for all but one function."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        if name == "is_compile_supported":
-            return _is_compile_supported
-        self.leave()
-        return getattr(importlib.import_module(_UTILITIES), name)
-
-    def leave(self) -> None:
-        """Make room for the module itself."""
-        if sys.modules.get(_UTILITIES) is self:
-            del sys.modules[_UTILITIES]
 
 
 def _is_compile_supported(device_type: Any) -> Any:
