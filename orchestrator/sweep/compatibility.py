@@ -12,6 +12,7 @@ from orchestrator.config.flat_names import flat_names
 from orchestrator.config.network_files import Finder, network_files_from
 from orchestrator.config.plans import SweepPlans
 from orchestrator.config.sections.study import TrialSchedulerConfig
+from orchestrator.config.strategy import AUTO
 from orchestrator.config.tasks.networks import facts_of_images
 from orchestrator.config.tasks.registry import DEFAULT_TASK
 from orchestrator.data import current_hash, open_any_dataset
@@ -171,7 +172,7 @@ def steered_again(config: SweepConfig, history: History) -> tuple[SweepConfig, s
     return steered, f"Kept as changed while the sweep ran, in place of what the sweep file has: {', '.join(names)}"
 
 
-def chosen_before(config: SweepConfig, history: History) -> SweepConfig:
+def chosen_before(config: SweepConfig, history: History) -> tuple[SweepConfig, str]:
     """Return a configuration with the sampler and the trial scheduler that its sweep has used, where it names none.
 
     Where the sampler is chosen again, since it depends on the number of trials, the rules of the sweep apply.
@@ -179,6 +180,9 @@ def chosen_before(config: SweepConfig, history: History) -> SweepConfig:
     Args:
         config: Configuration of this session.
         history: State of the sweep that it resumes.
+
+    Returns:
+        The configuration, and a line for the user; empty where nothing that was written is replaced.
     """
     before, now = _with_former_names(history.config), config.model_dump(mode="json")
     used = {
@@ -188,9 +192,13 @@ def chosen_before(config: SweepConfig, history: History) -> SweepConfig:
     }
     changed = {section: {**now[section], **names} for section, names in used.items()}
     if all(now[section] == wanted for section, wanted in changed.items()):
-        return config
+        return config, ""
     with network_files_from(_sent_files(config)):
-        return load_sweep({**now, **changed}, label=f"sweep '{config.name}'")
+        former = load_sweep({**now, **changed}, label=f"sweep '{config.name}'")
+    given, kept = config.sampler.rules, former.sampler.rules
+    if former.sampler.name != AUTO or given == kept or "rules" not in config.sampler.model_fields_set:
+        return former, ""
+    return former, f"Kept as the sweep was begun: sampler.rules {kept}, in place of {given}"
 
 
 def _sent_files(config: SweepConfig) -> Finder:

@@ -70,7 +70,8 @@ class DryRun:
         notice: Reason why the sweep could not be started under its name; empty where it could.
         space: What a named space varies, what the sweep has fixed, and the prior of the sampler, under headings.
         tried_first: Configurations that are tried before the sampler proposes any, and those that are not, a line each.
-        strategy: Sampler and trial scheduler that were chosen, and why, a line each; empty where the sweep names them.
+        strategy: Sampler and trial scheduler that were chosen, and why, a line each; none for one that the sweep names,
+            except for a setting that has no effect beside it.
         checkpoints: What checkpoints that trials start from hold beside the weights that are used, a line each.
     """
 
@@ -165,6 +166,9 @@ def _chosen(config: SweepConfig, choice: SamplerChoice | None) -> Iterator[str]:
     """Yield what was chosen for the sweep, and why."""
     if choice is not None:
         yield f"Sampler {choice.name}: {choice.reason}"
+    elif "rules" in config.sampler.model_fields_set:
+        rules, name = config.sampler.rules, config.sampler.name
+        yield f"sampler.rules {rules} has no effect: they choose for sampler auto, and the sweep has {name}"
     if config.strategy_use.reason:
         yield f"Trial scheduler {config.trial_scheduler.name}: {config.strategy_use.reason}"
 

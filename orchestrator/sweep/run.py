@@ -130,10 +130,10 @@ def _prepared(
     folder = _begun_folder(plans, named_uris) if resume else _new_folder(plans)
     if resume:
         history = read_begun(folder.journal)
-        config, kept = steered_again(config, history) if edited else (config, "")
-        config = chosen_before(config, history)
+        config, steered = steered_again(config, history) if edited else (config, "")
+        config, chosen = chosen_before(config, history)
         plans = resolve_plans(config)
-        if kept:
+        for kept in filter(None, (steered, chosen)):
             say(console, kept)
     return config, plans, folder
 

@@ -34,7 +34,7 @@ class SamplerConfig(Section):
     random_share: float = Field(0.0, ge=0, le=1)
     prior: Literal["none", "papers"] = "none"
     options: Mapping[str, Scalar] = {}
-    rules: Literal[1, 2] = 2
+    rules: int = Field(2, ge=1, le=2)
 
 
 TrialSchedulerName = Literal[

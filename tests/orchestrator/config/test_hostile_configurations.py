@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from orchestrator import ConfigError, SweepConfig, load_sweep
+from orchestrator.config.sections.section import Section
 from tests.support.sweeps.settings import BASE
 
 SLOW_S = 12.0  # of processor time: a second on a quiet machine
-load_sweep(BASE)  # imports what the first check needs
+SECTIONS = dict(load_sweep(BASE))  # this imports what the first check needs
 
 
 def deep(levels: int) -> dict[str, Any]:
@@ -156,3 +157,13 @@ def test_a_sweep_has_a_plain_name(name: str) -> None:
 @pytest.mark.parametrize("name", ["2026", "null", "true", "a-b_C", "1e3"])
 def test_a_name_given_as_an_option_is_text(name: str) -> None:
     assert load_sweep(BASE, values={"name": name}).name == name
+
+
+@pytest.mark.parametrize("section", [name for name, value in SECTIONS.items() if isinstance(value, Section)])
+def test_no_number_is_written_as_a_flag(section: str) -> None:
+    """True is a whole number to Python: 1."""
+    for name, usual in SECTIONS[section]:
+        if isinstance(usual, int | float) and not isinstance(usual, bool):
+            with pytest.raises(ConfigError) as caught:
+                load_sweep({**BASE, section: {name: True}})
+            assert f"{section}.{name}: got True" in str(caught.value)

@@ -152,13 +152,13 @@ def test_a_sweep_that_names_no_strategy_keeps_the_one_it_began_with(old: SweepFo
     used = content["sampler"].pop("name"), content["trial_scheduler"].pop("name")
     config, history = load_sweep(content), read_begun(old.journal)
     assert (config.sampler.name, config.trial_scheduler.name) != used
-    again = chosen_before(config, history)
+    again, _ = chosen_before(config, history)
     assert (again.sampler.name, again.trial_scheduler.name) == used
     assert again.model_dump(exclude={"sampler", "trial_scheduler"}) == config.model_dump(
         exclude={"sampler", "trial_scheduler"}
     )
     named = load_sweep({**content, "strategy": "random+pasha"})
-    assert chosen_before(named, history) is named
+    assert chosen_before(named, history) == (named, "")
 
 
 def test_a_sweep_keeps_the_rules_by_which_auto_chose(old: SweepFolder) -> None:
@@ -167,5 +167,11 @@ def test_a_sweep_keeps_the_rules_by_which_auto_chose(old: SweepFolder) -> None:
     for recorded, rules in ((None, 1), (2, 2)):
         history = read_begun(old.journal)
         history.config = {**content, "sampler": {"name": "auto", **({} if recorded is None else {"rules": recorded})}}
-        again = chosen_before(load_sweep({**content, "sampler": {"startup_trials": 5}}), history)
+        again, line = chosen_before(load_sweep({**content, "sampler": {"startup_trials": 5}}), history)
         assert (again.sampler.name, again.sampler.rules, again.sampler.startup_trials) == ("auto", rules, 5)
+        assert line == ""
+        for given in (1, 2):  # in a file, or with --set
+            again, line = chosen_before(load_sweep({**content, "sampler": {"rules": given}}), history)
+            assert again.sampler.rules == rules
+            kept = f"Kept as the sweep was begun: sampler.rules {rules}, in place of {given}"
+            assert line == ("" if given == rules else kept)

@@ -70,6 +70,15 @@ def test_the_points_of_a_grid_that_auto_has_chosen_are_certain(tmp_path: Path) -
     assert [proposal.certain for proposal in found.proposals] == [True] * 3
 
 
+def test_rules_of_auto_beside_a_named_sampler_are_said_to_have_no_effect(tmp_path: Path) -> None:
+    no_effect = "sampler.rules 1 has no effect: they choose for sampler auto, and the sweep has random"
+    found = dry_run(digits(tmp_path, "sampler={name: random, rules: 1}"))
+    assert no_effect in found.strategy
+    assert no_effect in found.as_dict()["strategy"]
+    for other in ("sampler={name: random}", "sampler={rules: 1}"):
+        assert not any("no effect" in line for line in dry_run(digits(tmp_path, other)).strategy)
+
+
 @pytest.mark.parametrize("sampler", ["tpe", "random", "grid"])
 def test_the_first_proposals_are_those_of_the_sweep(tmp_path: Path, sampler: str) -> None:
     search = "{lr: [0.001, 0.002, 0.003], weight_decay: [0.1, 0.2]}"
