@@ -5,16 +5,21 @@ import contextlib
 import os
 import sys
 
+_INTERRUPTED = 130  # of exit_codes.py, which is not imported yet
+
 _codes: list[int] = []
 
 
 def run() -> None:
     """Run the command line, and end the process without tearing down torch, Ray and MLflow, which takes seconds."""
     atexit.register(_end)  # what is registered first is called last, after Ray has shut down and files are removed
-    from orchestrator.cli.main import main
-
     try:
+        from orchestrator.cli.main import main
+
         main()
+    except KeyboardInterrupt:  # while it is imported
+        _codes.append(_INTERRUPTED)
+        sys.exit(_INTERRUPTED)
     except SystemExit as end:
         _codes.append(end.code if isinstance(end.code, int) else int(end.code is not None))
         raise

@@ -29,7 +29,7 @@ from orchestrator.cli.output import tell, tell_json, wide_console
 from orchestrator.config.option_values import setting_values
 from orchestrator.lanes.lane_modules import LANE_MODULES
 from orchestrator.quick_imports import quick_imports
-from orchestrator.runtime.early.early_start import begin_early
+from orchestrator.runtime.early.early_start import begin_early, break_off
 from orchestrator.runtime.submitted_versions import version_report
 
 if TYPE_CHECKING:
@@ -56,16 +56,16 @@ def run(
     """Run a sweep to its end and show its result."""
     for line in version_report():
         tell(line)
-    if not dry_run and sweep.is_file():
+    values = setting_values(name=name, tracking_uri=tracking_uri, runs_dir=runs_dir)
+    early = not dry_run and sweep.is_file()
+    if early:
         begin_early(address, LANE_MODULES, verbose=verbose)
     with quick_imports():
-        from orchestrator.config import load_sweep
+        from orchestrator.config.load import has_plain_faults, load_sweep
 
-        config = load_sweep(
-            sweep,
-            assignments or (),
-            values=setting_values(name=name, tracking_uri=tracking_uri, runs_dir=runs_dir),
-        )
+        if early and has_plain_faults(sweep, assignments or (), values):
+            break_off()
+        config = load_sweep(sweep, assignments or (), values=values)
     if dry_run:
         show_dry_run(config, address, as_json=as_json)
     else:

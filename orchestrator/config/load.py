@@ -10,6 +10,7 @@ from typing import Any
 from orchestrator.config.network_files import network_files_beside
 from orchestrator.config.settings_text import parse_yaml, read_text
 from orchestrator.config.sweep import SweepConfig
+from orchestrator.config.validation.check import section_problems
 from orchestrator.config.validation.plain_data import plain_data_problems, shortened, shown
 from orchestrator.errors import ConfigError, Problem
 
@@ -75,6 +76,26 @@ def overridden(
         except ValueError as error:
             problems.append(Problem(setting, str(error)))
     return raw, problems
+
+
+def has_plain_faults(source: Path, overrides: Sequence[str], values: Mapping[str, Any]) -> bool:
+    """Return whether a sweep file has faults that show without what the full check imports, which takes seconds.
+
+    Args:
+        source: Path of the file.
+        overrides: Assignments, as for `load_sweep`.
+        values: Values of settings, as for `load_sweep`.
+    """
+    try:
+        raw, problems = overridden(source, overrides, values)
+    except ConfigError:
+        return True
+    if problems or plain_data_problems(raw):
+        return True
+    # What is expanded or completed before the check is left out.
+    left_out = {"strategy", "space", *(["search"] if "space" in raw else [])}
+    plain = {name: content for name, content in raw.items() if content is not None and name not in left_out}
+    return bool(section_problems(plain, SweepConfig.model_fields))
 
 
 def _checked(raw: Mapping[Any, Any]) -> SweepConfig:

@@ -62,6 +62,16 @@ def find_problems(raw: Mapping[str, Any], fields: Mapping[str, FieldInfo]) -> li
     return [*problems[:_MOST_FAULTS], Problem("", f"has more than {_MOST_FAULTS} faults; mend these first")]
 
 
+def section_problems(raw: Mapping[str, Any], fields: Mapping[str, FieldInfo]) -> list[Problem]:
+    """Return the problems that each section has alone.
+
+    Args:
+        raw: Section name to content, as for `find_problems`.
+        fields: Fields of `SweepConfig`.
+    """
+    return _check_sections(raw, fields)[1]
+
+
 def _check_sections(raw: Mapping[str, Any], fields: Mapping[str, FieldInfo]) -> tuple[dict[str, Any], list[Problem]]:
     """Validate each section alone; return the valid ones and the problems of the others."""
     known = {field.alias or name: field for name, field in fields.items()}

@@ -52,9 +52,12 @@ class EarlyInstance:
     def __init__(self, server: ForkServer | None, *, verbose: bool, starter: str = _STARTER) -> None:
         self._needs = self._present_needs(server, verbose)
         self._environ = dict(os.environ)
+        self._folder: str | None = None
         self._answer: dict[str, Any] | None = None
+        self._keeps_folder = False
         settings = {"verbose": verbose, "fork_server": None if server is None else server.socket}
         self._channel, theirs = socket.socketpair()
+        self._lines = self._channel.makefile("rb")
         try:
             with theirs:
                 setting = {
@@ -71,7 +74,7 @@ class EarlyInstance:
                     pass_fds=[theirs.fileno()],
                 )
         except OSError:
-            self._channel.close()
+            self._close_channel()
             raise
 
     @property
@@ -114,8 +117,7 @@ class EarlyInstance:
         if changed or self._needs != self._present_needs(server, verbose):
             logger.debug("An instance that was started early does not suit: %s", ", ".join(changed) or "other settings")
             return False
-        with self._channel.makefile("rb") as answers:
-            answer = json.loads(answers.readline() or b'{"error": "it has ended"}')
+        answer = self._read_folder() or self._line()
         if "error" in answer:
             logger.debug("An instance could not be started early: %s", answer["error"])
             return False
@@ -130,18 +132,43 @@ class EarlyInstance:
 
     def keep_folder(self) -> None:
         """Have its folder stay when it ends."""
+        self._keeps_folder = True
         self._send(KEEP)
 
     def close(self) -> None:
         """End it, and wait until nothing of it is left."""
-        self._channel.close()
+        with suppress(OSError):  # closed before
+            self._channel.shutdown(socket.SHUT_WR)
         try:
             self._process.wait(_END_S)
         except subprocess.TimeoutExpired:
             self._process.kill()  # and with it Ray's processes
             self._process.wait()
-            if self._answer is not None:
-                shutil.rmtree(self._answer["folder"], ignore_errors=True)
+            self._channel.settimeout(_END_S)
+            self._read_folder()
+            if self._folder is not None and not self._keeps_folder:
+                shutil.rmtree(self._folder, ignore_errors=True)
+        finally:
+            self._close_channel()
+
+    def _read_folder(self) -> dict[str, Any]:
+        """Read the path of its folder from its first line, once; return the line if it has none."""
+        if self._folder is not None:
+            return {}
+        line = self._line()
+        self._folder = line.get("folder")
+        return line if self._folder is None else {}
+
+    def _line(self) -> dict[str, Any]:
+        """Return its next line, or an error where it has ended before, or within the line."""
+        try:
+            return dict(json.loads(self._lines.readline()))
+        except (OSError, ValueError):
+            return {"error": "it has ended"}
+
+    def _close_channel(self) -> None:
+        self._lines.close()
+        self._channel.close()
 
     def _send(self, sign: bytes) -> None:
         with suppress(OSError):  # it has ended, and so has Ray: the session notices that itself
@@ -202,4 +229,15 @@ def end_early() -> None:
         _instances.pop().close()
 
 
-atexit.register(end_early)
+def break_off() -> None:
+    """End what `begin_early` has started, for a command that does not need it after all."""
+    end_early()
+    fork_server.end()
+
+
+def _end_at_exit() -> None:
+    with suppress(KeyboardInterrupt):  # a second Ctrl-C: what is left ends without this process
+        end_early()
+
+
+atexit.register(_end_at_exit)

@@ -2,9 +2,10 @@
 
     python instance_process.py {"path": [...], "channel": 3, "starter": "...", "settings": {...}}
 
-The channel is a socket of the driver. One line goes there when the instance has started, or could not be. `USED` and
-`KEEP` come from it; its end ends this process, the instance and its folder, at any time. A driver that is killed closes
-it, too. Ray's processes end with this one in any case (`PR_SET_PDEATHSIG`).
+The channel is a socket of the driver. A line with the folder of the instance goes there, and one when the instance has
+started; in place of either, one with the error. `USED` and `KEEP` come from it; its end ends this process, the instance
+and its folder, at any time. A driver that is killed closes it, too. Ray's processes end with this one in any case
+(`PR_SET_PDEATHSIG`).
 
 The starter is a module with the functions of `ray_instance.py`. Nothing else is imported but the standard library and
 psutil, so that tests have starters of their own.
@@ -63,7 +64,8 @@ def main() -> None:
     logging.getLogger("orchestrator").addHandler(warnings)
     gc.disable()
     try:
-        starter = importlib.import_module(setting["starter"])
+        with _interrupted_by_end_of(channel):
+            starter = importlib.import_module(setting["starter"])
         gc.enable()
         _serve(channel, starter, setting["settings"], warnings)
     except Exception as error:
@@ -77,10 +79,11 @@ def _serve(channel: socket.socket, starter: Any, settings: dict[str, Any], warni
     folder: Path = starter.make_folder()
     keep = False
     try:
+        _answer(channel, {"folder": str(folder)})
         with _interrupted_by_end_of(channel):
             found = starter.start(folder, **settings)
         leave_signals_to_driver()  # Ray has set a handler
-        _answer(channel, {**found, "folder": str(folder), "warnings": warnings.texts})
+        _answer(channel, {**found, "warnings": warnings.texts})
         signs = b"".join(iter(lambda: channel.recv(16), b""))
         keep = KEEP in signs
         if USED in signs:

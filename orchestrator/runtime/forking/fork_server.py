@@ -151,7 +151,7 @@ def begin(modules: Sequence[str]) -> ForkServer | None:
         return None
     if _servers and _servers[-1].suits(modules):
         return _servers[-1]
-    _end()
+    end()
     try:
         _servers.append(ForkServer(modules))
     except OSError as error:
@@ -220,9 +220,10 @@ def _is_wanted() -> bool:
     return value == "1" and sys.platform == "linux" and version("ray").startswith(_TESTED_RAY)
 
 
-def _end() -> None:
+def end() -> None:
+    """End the fork server of this process, if there is one; workers that it has forked stay."""
     while _servers:
         _servers.pop().close()
 
 
-atexit.register(_end)
+atexit.register(end)

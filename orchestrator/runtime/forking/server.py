@@ -10,6 +10,7 @@ process. Standard output is a pipe to the driver, one line for each fault.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import json
 import os
@@ -19,7 +20,7 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 IDLE_S = 60.0
@@ -41,7 +42,8 @@ def main() -> None:
     first_path = sys.path[:] if sys.flags.safe_path else sys.path[1:]
     sys.path[:] = setting["path"]
     try:
-        worker_of = _imported(setting["modules"])
+        with _ended_with_driver(setting["folder"]):
+            worker_of = _imported(setting["modules"])
     except BaseException as error:
         _say(f"it cannot import what workers need: {type(error).__name__}: {error}")
         shutil.rmtree(setting["folder"], ignore_errors=True)
@@ -53,6 +55,33 @@ def main() -> None:
         os._exit(0)
     gc.enable()
     worker()
+
+
+@contextlib.contextmanager
+def _ended_with_driver(folder: str) -> Iterator[None]:
+    """End this process when the driver ends within the context, by a signal of the kernel: imports take seconds.
+
+    Args:
+        folder: Folder of the socket.
+    """
+
+    def look(*_: Any) -> None:
+        if any(event & select.POLLHUP for _, event in driver.poll(0)):
+            shutil.rmtree(folder, ignore_errors=True)
+            os._exit(0)
+
+    driver = select.poll()
+    driver.register(0, select.POLLHUP)
+    before = signal.signal(signal.SIGIO, look)
+    flags = fcntl.fcntl(0, fcntl.F_GETFL)
+    fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(0, fcntl.F_SETFL, flags | os.O_ASYNC)
+    try:
+        look()  # it may have ended before
+        yield
+    finally:
+        fcntl.fcntl(0, fcntl.F_SETFL, flags)
+        signal.signal(signal.SIGIO, before)
 
 
 def _imported(modules: list[str]) -> Callable[..., Any]:

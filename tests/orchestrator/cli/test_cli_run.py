@@ -123,6 +123,27 @@ def test_what_a_sweep_needs_is_started_early_for_a_sweep_only(
     monkeypatch.setattr(run, "begin_early", lambda address, _, *, verbose: found.append((address, verbose)))
     monkeypatch.setattr(run, "show_dry_run", lambda *_, **__: None)
     monkeypatch.setattr(run, "run_to_end", lambda *_, **__: None)
-    monkeypatch.setattr("orchestrator.config.load_sweep", lambda *_, **__: None)
+    monkeypatch.setattr("orchestrator.config.load.load_sweep", lambda *_, **__: None)
     CliRunner().invoke(app, arguments)
     assert found == begun
+
+
+@pytest.mark.parametrize("overrides", [["trials=ten"], ["trails=3"], ["training.epochs=[1"], ["search.x=[]"], []])
+def test_what_was_started_early_is_broken_off_before_the_long_imports_for_mistyped_settings(
+    overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(run, "begin_early", lambda *_, **__: done.append("begun"))
+    monkeypatch.setattr(run, "break_off", lambda: done.append("broken off"))
+    monkeypatch.setattr("orchestrator.config.load.load_sweep", lambda *_, **__: done.append("checked"))
+    monkeypatch.setattr(run, "run_to_end", lambda *_, **__: None)
+    CliRunner().invoke(app, ["run", str(DIGITS), *(f"--set={text}" for text in overrides)])
+    assert done == ["begun", *(["broken off"] if overrides else []), "checked"]
+
+
+def test_a_command_interrupted_while_it_is_imported_ends_without_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)")
+    command = [sys.executable, "-m", "orchestrator", "models"]
+    environ = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=240)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator import ConfigError, SweepConfig, load_sweep
 from orchestrator.config import DatasetConfig, ModelConfig, TrainingConfig
+from orchestrator.config.load import has_plain_faults
 from search_spaces import ChoiceDomain, FloatDomain
 from tests.support.sweeps.settings import BASE, BIASED, PLAIN, faults, write
 
@@ -100,6 +101,12 @@ def test_options_of_one_flag_per_stage_are_written_as_a_list() -> None:
     config = load_sweep(BASE, [f"model.name={BIASED}", "model.options.stages=[true, false, true]"])
     assert config.model is not None
     assert config.model.options == {"stages": (True, False, True)}
+
+
+@pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.yaml")), ids=lambda path: path.name)
+def test_a_valid_file_has_no_plain_faults(path: Path) -> None:
+    assert not has_plain_faults(path, (), {})
+    assert has_plain_faults(path, ["trials=0"], {})
 
 
 @pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.yaml")), ids=lambda path: path.name)

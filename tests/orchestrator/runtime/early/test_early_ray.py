@@ -74,7 +74,7 @@ with ray_session(modules=MODULES):
     assert instance.is_used
     early = facts()
     processes = [each.pid for each in psutil.Process().children(recursive=True)]
-    folder = instance._answer["folder"]
+    folder = instance._folder
     ends = {"left": left, "processes": processes, "folder": folder, "mode": os.stat(folder).st_mode & 0o777}
     print(json.dumps({"own": own, "early": early, **ends}))
     sys.stdout.flush()

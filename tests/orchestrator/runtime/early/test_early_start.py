@@ -23,7 +23,7 @@ from tests.support.waiting import wait_for
 ROOT = Path(__file__).resolve().parents[4]
 # Starts a process with a child, as the raylet has its agents; waits for a file before it has started.
 STARTER = """
-import logging, os, pathlib, subprocess, sys, time
+import json, logging, os, pathlib, subprocess, sys, time
 HERE = pathlib.Path(__file__).parent
 
 def make_folder():
@@ -40,6 +40,9 @@ def start(folder, *, verbose, fork_server):
         time.sleep(0.01)
     if (HERE / "fail").exists():
         raise OSError("no memory")
+    if (HERE / "die").exists():
+        os.write(json.loads(sys.argv[1])["channel"], b'{"address": "127.0')
+        os.kill(os.getpid(), 9)
     logging.getLogger("orchestrator.folder").warning("a warning")
     return {"address": "127.0.0.1:1", "token": {"RAY_AUTH_MODE": "token"}, "logs": str(folder / "logs")}
 
@@ -87,6 +90,12 @@ def _runs(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def end_all(processes: list[psutil.Process]) -> None:
+    """End what only Ray's processes do by themselves when the one that has started them is killed."""
+    for process in processes:
+        process.kill()
 
 
 @pytest.fixture
@@ -157,6 +166,45 @@ def test_one_that_cannot_start_is_ended(starter: Starter, caplog: pytest.LogCapt
     assert take_instance(None, verbose=False) is None
     assert caplog.messages == ["An instance could not be started early: OSError: no memory"]
     assert are_gone(processes)
+    assert not (starter.folder / "folder").exists()
+
+
+def test_one_that_dies_within_its_answer_is_ended(starter: Starter, caplog: pytest.LogCaptureFixture) -> None:
+    begun()
+    processes = starter.processes
+    (starter.folder / "die").write_text("")
+    starter.go()
+    caplog.set_level(logging.DEBUG, early_start.__name__)
+    assert take_instance(None, verbose=False) is None
+    assert caplog.messages == ["An instance could not be started early: it has ended"]
+    assert are_gone(processes[:1])
+    end_all(processes[1:])
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_the_folder_of_one_that_must_be_killed_is_removed_unless_its_logs_are_needed(
+    starter: Starter, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance = begun()
+    processes = starter.processes
+    monkeypatch.setattr(early_start, "_END_S", 0.1)
+    processes[0].suspend()  # before it has answered
+    if kept:
+        instance.keep_folder()
+    end_early()
+    assert are_gone(processes[:1])
+    assert (starter.folder / "folder").exists() is kept
+    end_all(processes[1:])
+
+
+def test_it_is_broken_off_while_its_starter_is_imported(starter: Starter) -> None:
+    (starter.folder / "starter_of_test.py").write_text(
+        "import pathlib, time\npathlib.Path(__file__).with_name('begun').touch()\nwhile True: time.sleep(0.01)"
+    )
+    instance = begun()
+    wait_for((starter.folder / "begun").exists)
+    end_early()
+    assert instance._process.returncode == 0  # it was not killed
     assert not (starter.folder / "folder").exists()
 
 

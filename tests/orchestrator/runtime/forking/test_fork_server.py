@@ -249,11 +249,16 @@ def test_modules_that_start_threads_are_not_forked(tmp_path: Path, monkeypatch: 
     server.close()
 
 
-def test_it_ends_with_the_driver(tmp_path: Path) -> None:
-    code = """
-        import os, signal
+@pytest.mark.parametrize("importing", [False, True])
+def test_it_ends_with_the_driver(tmp_path: Path, importing: bool) -> None:
+    (tmp_path / "endless.py").write_text("import os, time\nos.write(1, b'importing\\n')\nwhile True: time.sleep(0.01)")
+    code = f"""
+        import os, signal, sys, time
         from orchestrator.runtime.forking.fork_server import ForkServer
-        server = ForkServer(["json"])
+        sys.path.append({str(tmp_path)!r})
+        server = ForkServer(["endless" if {importing} else "json"])
+        while {importing} and not server._new_faults():
+            time.sleep(0.01)  # until the import has begun
         print(server.pid, server.socket, flush=True)
         server._write(b"+")
         os.kill(os.getpid(), signal.SIGKILL)
