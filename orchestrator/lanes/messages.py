@@ -39,11 +39,13 @@ class TrialAssignment:
         trial_id: Tune's id of the trial.
         config: `TrialConfig` of the trial as plain data.
         folder: Folder of the trial's checkpoints; training resumes from those that are there.
+        failures: Number of its failures before a pause, or in earlier sessions of the sweep.
     """
 
     trial_id: str
     config: Mapping[str, Any]
     folder: str
+    failures: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,14 @@ class Report:
         metrics: Metrics by name: of rank 0 those of the trial, of the first rank of each node the node's load.
         lane: Index of the lane, which the hub adds for the trial's client.
         nodes: Names of the nodes of the ranks, in the order of ranks.
+        failures: Number of the trial's failures so far, which the hub adds likewise.
     """
 
     epoch: int
     metrics: Mapping[str, float] = field(default_factory=dict)
     lane: int | None = field(default=None, compare=False)
     nodes: tuple[str, ...] = field(default=(), compare=False)
+    failures: int = field(default=0, compare=False)
 
 
 class Outcome(StrEnum):

@@ -12,7 +12,7 @@ import ray
 from ray.tune import Trainable
 
 from orchestrator.lanes.messages import Outcome, Report, TrialAssignment, TrialOutcome
-from orchestrator.lanes.tune_keys import ENDED, EPOCH, EPOCHS_DONE, HELD, LANE, NODES, REPORTED, TRIAL
+from orchestrator.lanes.tune_keys import ENDED, EPOCH, EPOCHS_DONE, FAILURES, HELD, LANE, NODES, REPORTED, TRIAL
 from orchestrator.lanes.weight_transfer import WeightTransfer, changed_config
 from orchestrator.records.folder.trial_folder import trial_folder
 
@@ -22,8 +22,9 @@ _POLL_S = 0.2
 class TrialClient(Trainable):
     """One trial in Tune's experiment, in an actor of its own; training happens on a lane.
 
-    Tune's configuration has the trial under `trial`, and under `epochs_done` the number of its epochs that earlier
-    sessions of the sweep have received; an epoch that the lane repeats is not reported again. A step is one report: it
+    Tune's configuration has the trial under `trial`, under `epochs_done` the number of its epochs that were received
+    before a pause or in earlier sessions, and under `failures` that of its failures; an epoch that the lane repeats is
+    not reported again. A step is one report: it
     acknowledges the last one, which lets the lane continue, and blocks until the next one, which it returns whole
     under `reported`. A trial that diverged or failed ends like any other, with its outcome under `ended`: to Tune, an
     error means that this actor has died. The driver releases the lane when Tune has ended the trial,
@@ -54,6 +55,7 @@ class TrialClient(Trainable):
         self._trial = new_config[TRIAL]
         self._lane: int | None = None
         self._epoch: int = new_config[EPOCHS_DONE]
+        self._failures: int = new_config[FAILURES]
         self._leased = time.monotonic()
         self._held_s = 0.0  # on lanes it has left
         self._skips_donor = False
@@ -66,7 +68,7 @@ class TrialClient(Trainable):
             return self._ended(Outcome.INTERRUPTED)
         if self._lane is None:
             self._trial = changed_config(folder) or self._trial
-        assignment = TrialAssignment(trial_id=self.trial_id, config=self._trial, folder=str(folder))
+        assignment = TrialAssignment(self.trial_id, self._trial, str(folder), failures=self._failures)
         if self._lane is None:
             self._lane = ray.get(self._hub.lease.remote(assignment))
             self._leased = time.monotonic()
@@ -80,6 +82,7 @@ class TrialClient(Trainable):
             **{name: value for name, value in event.metrics.items() if name == self._metric},
             REPORTED: tuple(event.metrics.items()),  # of a dict, Tune would keep statistics of every number
             EPOCH: event.epoch,
+            FAILURES: event.failures,
             HELD: self._held_s + time.monotonic() - self._leased,
             LANE: event.lane,
             NODES: event.nodes,

@@ -5,6 +5,7 @@ from __future__ import annotations
 TRIAL = "trial"
 EPOCHS_DONE = "epochs_done"
 EPOCH = "epoch"
+FAILURES = "failures"
 REPORTED = "reported"
 ENDED = "ended"
 HELD = "held_s"

@@ -164,6 +164,7 @@ class TrialReported:
         held_s: Seconds the trial has held its lane, if known.
         lane: Index of the lane, if known.
         nodes: Name and address of the node of every rank; None when unchanged since the last report.
+        failures: Number of failures of the trial, over pauses and sessions; None when unchanged.
     """
 
     event: Literal["trial_reported"] = "trial_reported"
@@ -174,6 +175,7 @@ class TrialReported:
     held_s: Seconds | None = None
     lane: Number | None = None
     nodes: tuple[str, ...] | None = None
+    failures: Number | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -375,7 +377,9 @@ SESSION_STARTS = (SweepStarted, SweepResumed)
 EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
 """Parser of events from JSON."""
 
-_LEFT_OUT_WHERE_NONE = frozenset({"identity", "held_s", "lane", "nodes", "cost", "best", "repeats", "replicate"})
+_LEFT_OUT_WHERE_NONE = frozenset(
+    {"identity", "held_s", "lane", "nodes", "failures", "cost", "best", "repeats", "replicate"}
+)
 
 
 def content_of(event: Event) -> dict[str, Any]:

@@ -217,6 +217,7 @@ class History:
             case TrialReported():
                 trial.reports.append({"epoch": event.epoch, **event.metrics})
                 trial.nodes = trial.nodes if event.nodes is None else event.nodes
+                trial.failures = trial.failures if event.failures is None else event.failures
             case TrialPaused():
                 trial.status, trial.reason = TrialStatus.PAUSED, ""
                 trial.ended_s, trial.resume_epoch = event.time, event.epoch

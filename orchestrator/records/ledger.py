@@ -185,6 +185,7 @@ class Ledger(LedgerQueries):
         lane: int | None = None,
         *,
         nodes: Sequence[str] = (),
+        failures: int = 0,
     ) -> None:
         """Record the report of a trial after an epoch.
 
@@ -195,9 +196,11 @@ class Ledger(LedgerQueries):
             held_s: Seconds the trial has held its lane, if known.
             lane: Index of the lane, if known.
             nodes: Name and address of the node of every rank, in order; recorded when they have changed.
+            failures: Number of failures of the trial so far; likewise.
         """
         with self._lock:
-            moved = bool(nodes) and tuple(nodes) != self._history.trials[number].nodes
+            before = self._history.trials[number]
+            moved = bool(nodes) and tuple(nodes) != before.nodes
             self._record(
                 TrialReported(
                     time=time.time(),
@@ -207,6 +210,7 @@ class Ledger(LedgerQueries):
                     held_s=held_s,
                     lane=lane,
                     nodes=tuple(nodes) if moved else None,
+                    failures=failures if failures != before.failures else None,
                 )
             )
 

@@ -30,6 +30,7 @@ class TrialRecord:
         cost: Devices times seconds, until its end or its pause.
         attempts: Number of times it was passed to Tune; above 1 after a pause, or after the sweep was resumed.
         nodes: Name and address of the node of every rank, in order, in the newest report.
+        failures: Number of failures until the newest report, after each of which it was retried.
         repeats: Number of the trial whose configuration it trains with another seed; None for the first seed.
         replicate: Index of its seed among those of its configuration, from 0.
         steered: `stop` or `pause` where the user has requested it for this trial; else empty.
@@ -48,6 +49,7 @@ class TrialRecord:
     cost: Cost = NO_COST
     attempts: int = 1
     nodes: tuple[str, ...] = ()
+    failures: int = 0
     repeats: int | None = None
     replicate: int = 0
     steered: str = ""

@@ -14,7 +14,7 @@ from ray.tune.experiment import Trial as TuneTrial
 
 from orchestrator.errors import StorageError
 from orchestrator.lanes.messages import Outcome
-from orchestrator.lanes.tune_keys import ENDED, EPOCH, HELD, LANE, NODES, REPORTED, TRIAL
+from orchestrator.lanes.tune_keys import ENDED, EPOCH, FAILURES, HELD, LANE, NODES, REPORTED, TRIAL
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.records.objectives import Objectives
 from orchestrator.search.not_pickled import NotPickled
@@ -82,7 +82,7 @@ class SweepCallback(NotPickled, Callback):
                 return  # a Tune actor in the place of one that died repeats the last epoch
             metrics = dict(result[REPORTED])
             where = {"held_s": result[HELD], "lane": result[LANE], "nodes": result[NODES]}
-            self._ledger.trial_reported(asked.number, result[EPOCH], metrics, **where)
+            self._ledger.trial_reported(asked.number, result[EPOCH], metrics, **where, failures=result[FAILURES])
             with later(self._study):
                 note_report(self._study, asked, result[EPOCH], metrics, self._objectives)
             if self._allocation is not None:  # a last epoch does not pass through the trial scheduler

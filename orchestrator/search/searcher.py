@@ -13,8 +13,8 @@ from optuna.trial import TrialState
 
 from orchestrator.config.plans import SearchPlan
 from orchestrator.config.trial import resolve_trial
-from orchestrator.lanes.tune_keys import EPOCHS_DONE, TRIAL
-from orchestrator.records.ledger import Ledger, TrialStatus
+from orchestrator.lanes.tune_keys import EPOCHS_DONE, FAILURES, TRIAL
+from orchestrator.records.ledger import Ledger, TrialRecord, TrialStatus
 from orchestrator.search.allocation.allocator import Propose, Resume
 from orchestrator.search.pauses import Pauses, begin_again
 from orchestrator.search.proposals.enqueued_trials import enqueue_request, params_by_hand
@@ -253,7 +253,7 @@ class StudySearcher:
         record = self._ledger.trial(number)
         if self._allocation is not None:
             self._allocation.start(number, record.params)
-        return {TRIAL: dict(record.config), EPOCHS_DONE: record.epochs}
+        return _for_tune(record)
 
     def _suggest_proposed(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the next configuration of the study; the text that ends the search where there is none."""
@@ -297,7 +297,7 @@ class StudySearcher:
         record = self._ledger.trial(trial.number)
         if self._allocation is not None:
             self._allocation.start(trial.number, record.params)
-        return {TRIAL: dict(record.config), EPOCHS_DONE: record.epochs}
+        return _for_tune(record)
 
     def _outside(self, params: Mapping[str, Any]) -> Rejection | None:
         """Return the rejection of a configuration that was enqueued before the space changed, and is outside now."""
@@ -319,3 +319,8 @@ class StudySearcher:
     def release(self, trial_id: str) -> None:
         """Note that a lane is free; `SweepCallback` calls `study.tell`, with the reason."""
         self._open.discard(trial_id)
+
+
+def _for_tune(record: TrialRecord) -> dict[str, Any]:
+    """Return Tune's configuration of a trial, as `TrialClient` reads it."""
+    return {TRIAL: dict(record.config), EPOCHS_DONE: record.epochs, FAILURES: record.failures}

@@ -120,12 +120,16 @@ class LaneTable:
     def _count_failure(self, lane: Lane, assignment: TrialAssignment, failure: TrialOutcome) -> None:
         """Count a failure: the trial keeps its lane for a retry, or has failed."""
         self._failures[assignment.trial_id] += 1
-        attempts = self._failures[assignment.trial_id]
+        attempts = self._failures_of(assignment)
         if failure.final or attempts > self._max_failures:
             reason = failure.reason if attempts == 1 else f"attempt {attempts}: {failure.reason}"
             self.record_outcome(assignment.trial_id, replace(failure, reason=reason))
         if lane.released or assignment.trial_id in self.trial_outcomes:
             self.free(lane)
+
+    def _failures_of(self, assignment: TrialAssignment) -> int:
+        """Return the number of failures of a trial: Tune's id, by which they are counted, changes with each pause."""
+        return assignment.failures + self._failures[assignment.trial_id]
 
     def is_outdated(self, rank_id: RankId) -> bool:
         """Return whether a rank belongs to a worker group that has been replaced."""
@@ -178,7 +182,7 @@ class LaneTable:
         report = lane.newest_report if lane is not None else None
         if lane is None or report is None or report.epoch <= after:
             return None
-        return replace(report, lane=lane.index)
+        return replace(report, lane=lane.index, failures=self._failures_of(assignment))
 
     def end_attempt(self, lane: Lane, assignment: TrialAssignment) -> None:
         """Derive the outcome of an attempt from the outcomes of its ranks."""

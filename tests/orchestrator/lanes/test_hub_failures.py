@@ -43,6 +43,22 @@ async def test_a_failed_trial_is_retried_on_the_same_group_and_then_has_failed()
 
 
 @in_loop
+async def test_failures_before_a_pause_or_in_earlier_sessions_count() -> None:
+    hub = LaneHub(max_failures=3)
+    resumed = replace(A, failures=2)
+    await started(hub, resumed)
+    await asyncio.gather(*finishing(hub, FAILED, FAILED, assignment=resumed))
+    assert await asyncio.gather(*both(lambda rank: hub.next_assignment(rank, "a"))) == [resumed, resumed]
+    reporting(hub, 1, resumed)
+    event = await hub.next_event(resumed, 0, 0)
+    assert isinstance(event, Report)
+    assert event.failures == 3  # which its client sends along when it is resumed again
+    event_after = asyncio.ensure_future(hub.next_event(resumed, 0, 1))
+    await asyncio.gather(*finishing(hub, FAILED, FAILED, assignment=resumed))
+    assert await event_after == replace(FAILED, reason="attempt 4: no luck")
+
+
+@in_loop
 async def test_a_final_failure_is_not_retried() -> None:
     hub = LaneHub(max_failures=3)
     await started(hub)

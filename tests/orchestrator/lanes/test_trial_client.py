@@ -14,7 +14,7 @@ import ray
 from orchestrator.lanes import trial_client as client_module
 from orchestrator.lanes.messages import Outcome, Report, TrialAssignment, TrialOutcome
 from orchestrator.lanes.trial_client import TrialClient
-from orchestrator.lanes.tune_keys import ENDED, EPOCH, EPOCHS_DONE, TRIAL
+from orchestrator.lanes.tune_keys import ENDED, EPOCH, EPOCHS_DONE, FAILURES, TRIAL
 from orchestrator.lanes.weight_transfer import WeightTransfer
 
 
@@ -41,7 +41,7 @@ def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: Sequence[An
     made = object.__new__(TrialClient)
     made._trial_info = SimpleNamespace(trial_id="t7")
     config = {"number": 7, "training": {"epochs": 4, "lr": 0.1}}
-    made.setup({TRIAL: config, EPOCHS_DONE: 0}, hub=hub, trials_folder=str(tmp_path), metric="val/top1")
+    made.setup({TRIAL: config, EPOCHS_DONE: 0, FAILURES: 0}, hub=hub, trials_folder=str(tmp_path), metric="val/top1")
     return made, hub
 
 
@@ -72,10 +72,11 @@ def test_a_trial_yields_its_lane_and_resumes_from_another_trial(
     assert hub.assignment.config["training"]["lr"] == 0.2
     assert (folder / "last.pt").read_text() == "donor"
 
-    trial.reset_config({TRIAL: {"number": 7, "training": {"epochs": 4, "lr": 0.1}}, EPOCHS_DONE: 4})
+    trial.reset_config({TRIAL: {"number": 7, "training": {"epochs": 4, "lr": 0.1}}, EPOCHS_DONE: 4, FAILURES: 1})
     hub.answers = [0, TrialOutcome(Outcome.STOPPED)]  # another actor in its place
     assert trial.step()[ENDED] == "stopped"
     assert hub.assignment.config["training"]["lr"] == 0.2
+    assert hub.assignment.failures == 1
 
 
 def test_a_trial_keeps_a_lane_for_which_no_other_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import sqlalchemy
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from orchestrator.lanes.tune_keys import EPOCH, HELD, LANE, NODES, REPORTED
+from orchestrator.lanes.tune_keys import EPOCH, FAILURES, HELD, LANE, NODES, REPORTED
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.records.objectives import Objectives
@@ -77,7 +77,7 @@ class Session:
 
     def report(self, trial: Any, epoch: int) -> None:
         values = {"val/top1": 0.5 + 1e-3 * epoch, "val/loss": 1 / epoch}
-        trial.last_result = {REPORTED: tuple(values.items()), EPOCH: epoch, HELD: 1.0, LANE: 0, NODES: ()}
+        trial.last_result = {REPORTED: tuple(values.items()), EPOCH: epoch, HELD: 1.0, LANE: 0, NODES: (), FAILURES: 0}
         self.callback.on_trial_result(0, [], trial, trial.last_result)
 
     def start(self, tune_id: str) -> Any:

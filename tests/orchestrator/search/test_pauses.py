@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import random
@@ -15,7 +16,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from orchestrator.lanes.tune_keys import EPOCH, EPOCHS_DONE, HELD, LANE, NODES, REPORTED, TRIAL
+from orchestrator.lanes.tune_keys import EPOCH, EPOCHS_DONE, FAILURES, HELD, LANE, NODES, REPORTED, TRIAL
 from orchestrator.records.events import TrialPaused, TrialReported, TrialResumed, TrialStarted
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
@@ -64,6 +65,7 @@ class Session:
         assert allocation is not None
         self.allocation = allocation
         self.let_go: list[int] = []
+        self.fails = 0  # that many times before its first report, each time that a trial is resumed
         pauses = Pauses(self.study, self.ledger, objectives, allocation, most=most_paused, let_go=self.let_go.append)
         self.searcher = StudySearcher(self.study, self.plan, self.ledger, allocation=allocation, pauses=pauses)
         hub = SimpleNamespace(release=SimpleNamespace(remote=lambda tune_id: None))
@@ -97,7 +99,8 @@ class Session:
         trial.epoch += 1
         lr = trial.config[TRIAL]["training"]["lr"]
         values = metrics(lr, trial.epoch)
-        result = {REPORTED: tuple(values.items()), EPOCH: trial.epoch, HELD: 1.0 + trial.epoch, LANE: 0, NODES: ()}
+        where = {HELD: 1.0 + trial.epoch, LANE: 0, NODES: (), FAILURES: trial.config[FAILURES] + self.fails}
+        result = {REPORTED: tuple(values.items()), EPOCH: trial.epoch, **where}
         done = trial.epoch >= 9
         decision = "STOP" if done else self.scheduler.on_trial_result(None, trial, result)  # type: ignore[arg-type]
         self.callback.on_trial_result(0, [], trial, result)
@@ -182,6 +185,19 @@ def test_a_sweep_killed_again_and_again_loses_no_trial_and_repeats_none(tmp_path
         assert counted(session) == counted(undisturbed)
         undisturbed.close()
     session.close()
+
+
+def test_failures_of_a_trial_are_counted_over_pauses_and_sessions(tmp_path: Path) -> None:
+    for events in (7, None):
+        session = Session(tmp_path)
+        session.fails = 1
+        with contextlib.suppress(Killed):
+            session.run(events=events)
+        assert all(record.failures <= record.attempts for record in session.ledger.trials())
+        session.close()
+    finished = [record for record in session.ledger.trials() if record.status is TrialStatus.FINISHED]
+    assert finished
+    assert all(record.failures == record.attempts > 1 for record in finished)
 
 
 def test_a_driver_that_dies_between_a_report_and_its_pause_pauses_the_trial_later(tmp_path: Path) -> None:

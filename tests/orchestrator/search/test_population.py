@@ -19,7 +19,7 @@ from orchestrator.config.trial import resolve_trial
 from orchestrator.lanes.hub.hub import LaneHub
 from orchestrator.lanes.messages import RankId
 from orchestrator.lanes.trial_client import TrialClient
-from orchestrator.lanes.tune_keys import EPOCH, EPOCHS_DONE, REPORTED, TRIAL
+from orchestrator.lanes.tune_keys import EPOCH, EPOCHS_DONE, FAILURES, REPORTED, TRIAL
 from orchestrator.lanes.worker import worker
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.journal import Journal
@@ -108,7 +108,7 @@ def test_trials_take_turns_and_the_poorest_resumes_from_another(
             content = resolve_trial(config, number, {"lr": lr}).model_dump(mode="json")
             ledger.trial_started(number, f"t{number}", {"lr": lr}, content)
             trial: Any = SimpleNamespace(
-                trial_id=f"t{number}", config={TRIAL: content, EPOCHS_DONE: 0}, go=threading.Semaphore(1)
+                trial_id=f"t{number}", config={TRIAL: content, EPOCHS_DONE: 0, FAILURES: 0}, go=threading.Semaphore(1)
             )
             scheduler.on_trial_add(None, trial)
             threading.Thread(target=follow, args=(trial,), daemon=True).start()

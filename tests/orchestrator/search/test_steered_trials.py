@@ -14,7 +14,7 @@ from ray.tune.search import Searcher
 
 from orchestrator import load_sweep
 from orchestrator.config.plans import resolve_plans
-from orchestrator.lanes.tune_keys import EPOCH, HELD, LANE, NODES, REPORTED, TRIAL
+from orchestrator.lanes.tune_keys import EPOCH, FAILURES, HELD, LANE, NODES, REPORTED, TRIAL
 from orchestrator.records.budget import Budget
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.history import read_begun
@@ -128,7 +128,15 @@ class Session:
         for trial in list(self.running):
             trial.epoch += 1
             values = metrics(trial.config[TRIAL]["training"]["lr"], trial.epoch)
-            result = {REPORTED: tuple(values.items()), EPOCH: trial.epoch, HELD: 1.0, LANE: 0, NODES: (), **values}
+            result = {
+                REPORTED: tuple(values.items()),
+                EPOCH: trial.epoch,
+                HELD: 1.0,
+                LANE: 0,
+                NODES: (),
+                FAILURES: 0,
+                **values,
+            }
             stops = trial.epoch >= self.plan.max_epochs or self.search._stopper(trial.trial_id, result)
             decision = "STOP" if stops else self.scheduler.on_trial_result(None, trial, result)  # type: ignore[arg-type]
             self.search._callback.on_trial_result(0, [], trial, result)
