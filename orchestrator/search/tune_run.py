@@ -163,6 +163,11 @@ class TuneRun:
         """Name of the sampler that proposes, which `auto` may have chosen."""
         return self._searcher.sampler
 
+    @property
+    def spent_epochs(self) -> str:
+        """Text that the trial scheduler has spent the epochs it allows itself before all trials began; else empty."""
+        return "" if self._allocation is None else self._allocation.spent
+
     def change_plan(self, plan: SearchPlan) -> None:
         """Propose trials by another plan from now on; does not block training.
 

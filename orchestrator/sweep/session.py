@@ -145,7 +145,7 @@ class SweepSession:
                     supervisor.close()  # 5. End the search and close the lanes
                     steering.close()
                 if not self._ledger.ended_by and self._ledger.count_ended_configurations() < self._plans.search.trials:
-                    self._note_spent_epochs()
+                    self._note_spent_epochs(search)
                 progress.update()
                 self._retention.apply()  # 6.
                 if not (supervisor.ray_is_gone and self._completion()):  # what ends everything may end Ray first
@@ -183,9 +183,9 @@ class SweepSession:
         epochs = BudgetConfig(epochs=self._plans.budget.epochs)
         return Budget(epochs, self._plans.search.objective).exhausted_limit(self._ledger.totals()) or ""
 
-    def _note_spent_epochs(self) -> None:
-        """Record that `budget.epochs` is spent: the allocation rule ends the search itself at that limit."""
-        if reason := self._spent_epochs():
+    def _note_spent_epochs(self, search: TuneRun) -> None:
+        """Record that `budget.epochs`, or what the allocation rule allows itself, is spent: it ends the search."""
+        if reason := self._spent_epochs() or search.spent_epochs:
             self._ledger.budget_spent(reason)
 
     def _end_without_training(self) -> TrialStatus:

@@ -122,6 +122,11 @@ class Allocator(ABC):
         """
 
     @property
+    def spent(self) -> str:
+        """Text that the epochs which the rule allows itself have ended the search; empty where they have not."""
+        return ""
+
+    @property
     @abstractmethod
     def is_finished(self) -> bool:
         """True when no trial will be started or resumed any more, whatever the running ones report."""

@@ -127,6 +127,15 @@ class FreezeThaw(Allocator):
         return len(self._curves) >= self.setting.trials and bool(self._curves.ended.all())
 
     @property
+    def spent(self) -> str:
+        """See `Allocator.spent`."""
+        if not self._has_own_budget or self._used < self.budget or not self.is_finished:
+            return ""
+        setting = self.setting
+        rule = f"{setting.trials} trials x {setting.max_epochs} epochs / {setting.reduction_factor}"
+        return f"freeze_thaw has spent its {self.budget} epochs ({rule}) on {len(self._curves)} trials"
+
+    @property
     def budget(self) -> int:
         """Epochs that all trials may use together."""
         if self.setting.epochs is not None:

@@ -100,6 +100,13 @@ class Allocation:
         """True when no trial will be started or resumed any more."""
         return not self._interrupted and self._allocator.is_finished
 
+    @property
+    def spent(self) -> str:
+        """Text that the epochs of the rule have ended the search before all configurations began; else empty."""
+        with self._lock:
+            all_begun = self._ledger.count_configurations() >= self._allocator.setting.trials
+            return "" if all_begun else self._allocator.spent
+
     def next_interrupted(self) -> int | None:
         """Return a trial that an earlier session left interrupted, each once; None where none is left."""
         return self._interrupted.popleft() if self._interrupted else None

@@ -187,6 +187,22 @@ def test_a_sweep_killed_again_and_again_loses_no_trial_and_repeats_none(tmp_path
     session.close()
 
 
+@pytest.mark.parametrize(
+    "changes", [{}, {"trials": 3}, {"budget": {"epochs": 30}}, {"trial_scheduler": {"name": "asha"}}]
+)
+def test_a_sweep_that_freeze_thaw_ends_before_all_trials_began_says_why(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    session = Session(tmp_path, **{"trial_scheduler": {"name": "freeze_thaw"}, **changes})
+    assert session.allocation.spent == ""
+    session.run()
+    begun = session.ledger.count_configurations()
+    reason = f"freeze_thaw has spent its 27 epochs (9 trials x 9 epochs / 3) on {begun} trials"
+    assert session.allocation.spent == ("" if changes else reason)
+    assert changes or begun < 9
+    session.close()
+
+
 def test_failures_of_a_trial_are_counted_over_pauses_and_sessions(tmp_path: Path) -> None:
     for events in (7, None):
         session = Session(tmp_path)
