@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import shutil
 import sys
@@ -62,10 +63,12 @@ def run(
         begin_early(address, LANE_MODULES, verbose=verbose)
     with quick_imports():
         from orchestrator.config.load import has_plain_faults, load_sweep
+        from orchestrator.config.validation.training_rules import unused_accepted
 
         if early and has_plain_faults(sweep, assignments or (), values):
             break_off()
-        config = load_sweep(sweep, assignments or (), values=values)
+        with unused_accepted() if resume else contextlib.nullcontext():
+            config = load_sweep(sweep, assignments or (), values=values)
     if dry_run:
         show_dry_run(config, address, as_json=as_json)
     else:

@@ -15,6 +15,7 @@ from orchestrator.config.sections.study import TrialSchedulerConfig
 from orchestrator.config.strategy import AUTO
 from orchestrator.config.tasks.networks import facts_of_images
 from orchestrator.config.tasks.registry import DEFAULT_TASK
+from orchestrator.config.validation.training_rules import unused_accepted
 from orchestrator.data import current_hash, open_any_dataset
 from orchestrator.errors import ConfigError, Problem, ResumeError
 from orchestrator.records.folder.known_servers import note_server
@@ -145,6 +146,7 @@ def _had_pillow_alone(content: Mapping[str, Any], config: SweepConfig) -> bool:
     return facts_of_images(config.dataset, config.task).files
 
 
+@unused_accepted()
 def steered_again(config: SweepConfig, history: History) -> tuple[SweepConfig, str]:
     """Return the configuration of a sweep file with the settings that were changed while the sweep ran.
 
@@ -172,6 +174,7 @@ def steered_again(config: SweepConfig, history: History) -> tuple[SweepConfig, s
     return steered, f"Kept as changed while the sweep ran, in place of what the sweep file has: {', '.join(names)}"
 
 
+@unused_accepted()
 def chosen_before(config: SweepConfig, history: History) -> tuple[SweepConfig, str]:
     """Return a configuration with the sampler and the trial scheduler that its sweep has used, where it names none.
 
@@ -206,6 +209,7 @@ def _sent_files(config: SweepConfig) -> Finder:
     return {source.name: source for source in config.network_files.sources}.get
 
 
+@unused_accepted()
 def stored_config(
     folder: SweepFolder,
     overrides: Sequence[str] = (),

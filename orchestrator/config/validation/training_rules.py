@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.config.searched_values import Setting
@@ -103,6 +105,19 @@ def augmentation_problems(
                 yield Problem(setting.where, f"got {value!r}; timm has no such policy. Use rand-m9-mstd0.5-inc1")
 
 
+_accepts_unused: ContextVar[bool] = ContextVar("accepts_unused", default=False)
+
+
+@contextmanager
+def unused_accepted() -> Iterator[None]:
+    """Accept settings that no trial uses within the context: a sweep keeps those that it began with."""
+    token = _accepts_unused.set(True)
+    try:
+        yield
+    finally:
+        _accepts_unused.reset(token)
+
+
 def unused_problems(training: TrainingConfig, search: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield augmentations of image files that no trial uses, because of another one.
 
@@ -111,7 +126,9 @@ def unused_problems(training: TrainingConfig, search: Mapping[str, Any]) -> Iter
         search: Searched domains by name.
     """
     policies = Setting.of("auto_augment", training, search)
-    if not all(isinstance(name, str) and name and _LEAVES_COLOURS not in name for name in policies.values):
+    if _accepts_unused.get() or not all(
+        isinstance(name, str) and name and _LEAVES_COLOURS not in name for name in policies.values
+    ):
         return
     for setting, given in _changed(("color_jitter",), training, search):
         yield Problem(

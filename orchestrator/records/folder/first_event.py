@@ -10,6 +10,7 @@ from typing import Any
 
 from orchestrator.config import load_sweep
 from orchestrator.config.network_files import network_files_from, no_files
+from orchestrator.config.validation.training_rules import unused_accepted
 from orchestrator.errors import ConfigError, JournalError
 from orchestrator.records.events import FORMAT, Event, SweepResumed, SweepStarted
 from orchestrator.records.folder.sweep_folder import SweepFolder
@@ -67,7 +68,7 @@ def _uid_in_mlflow(folder: SweepFolder) -> str | None:
 def _settings_of_a_session(folder: SweepFolder) -> tuple[str, Mapping[str, Any]]:
     for file in sorted(folder.path.glob("sessions/*/config.yaml")):
         try:
-            with network_files_from(no_files):
+            with network_files_from(no_files), unused_accepted():
                 config = load_sweep(file)
         except (OSError, ConfigError, RecursionError):
             continue  # the next session may have a sound one

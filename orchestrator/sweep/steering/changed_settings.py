@@ -17,6 +17,7 @@ from orchestrator.config.flat_names import flat_names
 from orchestrator.config.load import load_sweep, overridden
 from orchestrator.config.network_files import NetworkSource, network_files_from
 from orchestrator.config.sections.first_trials import first_problems
+from orchestrator.config.validation.training_rules import unused_accepted
 from orchestrator.errors import ConfigError, Problem, did_you_mean
 from search_spaces import Domain, SearchSpace, setting_of
 from search_spaces.domains import as_tuple
@@ -44,6 +45,7 @@ class ChangedSettings:
     restored: tuple[str, ...] = ()
 
 
+@unused_accepted()
 def change_settings(
     config: SweepConfig, searched: Mapping[str, Any], assignments: Sequence[str], *, begun: int, sampler: str
 ) -> ChangedSettings:

@@ -8,11 +8,34 @@ import pytest
 
 from orchestrator.config import load_sweep
 from orchestrator.data.conversion.prepare import prepare
+from orchestrator.errors import ConfigError
 from orchestrator.records.folder.sweep_folder import SweepFolder
+from orchestrator.records.history import read_begun
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger
-from orchestrator.sweep.compatibility import stored_config
+from orchestrator.sweep.compatibility import chosen_before, stored_config
+from orchestrator.sweep.steering.changed_settings import change_settings
 from tests.support.tiny_archives import photo_tree
+
+
+def test_settings_that_no_trial_uses_are_kept_where_they_were_accepted_before(tmp_path: Path) -> None:
+    prepare("folder", photo_tree(tmp_path, per_class=10), str(tmp_path / "to"))
+    network = {"name": "conv_resnet26_small"}
+    content = {"name": "old", "dataset": {"uri": str(tmp_path / "to")}, "model": network, "trials": 1}
+    config = load_sweep({**content, "training": {"color_jitter": 0.4}})
+    recorded = config.model_dump(mode="json")
+    recorded["training"]["auto_augment"] = "rand-m9"
+    folder = SweepFolder(tmp_path / "old")
+    folder.path.mkdir()
+    with Journal(folder.journal) as journal:
+        Ledger(journal).sweep_started("old", recorded, {}, {})
+    again = stored_config(folder, ["trials=2"], contacted=())
+    assert (again.training.color_jitter, again.training.auto_augment, again.trials) == (0.4, "rand-m9", 2)
+    assert chosen_before(again, read_begun(folder.journal)) == (again, "")
+    changed = change_settings(again, recorded["search"], ["trials=3"], begun=1, sampler="grid").config
+    assert (changed.training, changed.trials) == (again.training, 3)
+    with pytest.raises(ConfigError, match="timm leaves it out beside a policy"):
+        load_sweep(recorded)  # of a sweep that begins
 
 
 @pytest.mark.parametrize("files", [True, False])
