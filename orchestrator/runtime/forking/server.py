@@ -20,6 +20,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -167,27 +168,33 @@ class Server:
             if user != os.getuid():
                 raise ValueError(f"a process of user {user} has no access to it")
             size, files, _, _ = socket.recv_fds(client, 4, 3)
-            with client.makefile("rwb") as stream:
-                begin = self._agreed(stream, _request(stream, size, files))
+            with client.makefile("rb") as stream:
+                begin = self._agreed(client, stream, _request(stream, size, files))
             return self._begun(client, begin, files) if os.fork() == 0 else None
         except (KeyError, TypeError):
             self._refuse(client, "the request is malformed")
         except ValueError as error:
             self._refuse(client, str(error))
         except OSError as error:
-            self._note(f"a worker could not be forked: {error}")
+            self._note(f"a worker was not forked: {error}")
         finally:
             for file in files:
                 os.close(file)
         return None
 
-    def _agreed(self, stream: Any, request: dict[str, Any]) -> Callable[[], Worker]:
+    def _agreed(self, client: socket.socket, stream: Any, request: dict[str, Any]) -> Callable[[], Worker]:
         begin: Callable[[], Worker] = self._worker_of(request, self._environ, self._path)
-        stream.write(b"GO\n")
-        stream.flush()
-        late = stream.readline()
+        late = b""
+        with contextlib.suppress(ConnectionError):
+            client.sendall(b"GO\n")
+            late = stream.readline()
         if not late.endswith(b"\n"):
-            raise OSError("the process that asked for it has ended")
+            is_late = time.monotonic() - request["asked_s"] >= request["timeout_s"]
+            raise OSError(
+                f"it did not answer within {request['timeout_s']:g} s, as where the processors are busy"
+                if is_late
+                else "the process that asked for a worker has ended"
+            )
         request.update(json.loads(late))
         return begin
 
@@ -202,6 +209,9 @@ class Server:
             client.sendall(b"STARTED\n")
             for target, file in enumerate(files):
                 os.dup2(file, target)
+        except BrokenPipeError:
+            self._note("a forked process was too late for the one that asked for it")
+            os._exit(1)
         except BaseException as error:
             self._refuse(client, f"a forked process cannot become the worker: {type(error).__name__}: {error}")
             os._exit(1)

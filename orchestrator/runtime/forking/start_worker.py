@@ -13,6 +13,7 @@ import resource
 import signal
 import socket
 import sys
+import time
 from typing import Any
 
 SOCKET = "SPATIALSWEEP_FORK_SERVER"
@@ -73,6 +74,8 @@ def _own_state() -> dict[str, Any]:
     os.umask(umask)
     return {
         "arguments": [os.environ[SCRIPT], *sys.argv[1:]],
+        "asked_s": time.monotonic(),
+        "timeout_s": TIMEOUT_S,
         "interpreter": interpreter(),
         "environ": environ,
         "folder": os.getcwd(),  # noqa: PTH109 - pathlib would take as long to import as the rest

@@ -156,8 +156,31 @@ def test_a_forked_process_for_which_nobody_waits_any_more_ends(
         assert client.recv(100) == start_worker.GO
         client.shutdown(socket.SHUT_RD)
         client.sendall(json.dumps(start_worker._late_state()).encode() + b"\n")
-        wait_for(lambda: any("BrokenPipeError" in fault for fault in server._new_faults()))
+        wait_for(lambda: any("was too late" in fault for fault in server._new_faults()))
     assert (tmp_path / "out").read_bytes() == b""
+    wait_for(lambda: not psutil.Process(server.pid).children())
+
+
+def test_a_server_that_is_too_slow_is_named_once_and_serves_the_next_worker(
+    server: ForkServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(server.socket, tmp_path)  # so that it has begun to serve
+    server._new_faults()  # of other tests
+    monkeypatch.setattr(start_worker, "TIMEOUT_S", 0.1)
+    for name, value in {SOCKET: server.socket, SCRIPT: str(tmp_path / "worker.py")}.items():
+        monkeypatch.setenv(name, value)
+    psutil.Process(server.pid).suspend()
+    try:
+        for _ in range(2):
+            with pytest.raises(TimeoutError):
+                start_worker._forked()
+    finally:
+        psutil.Process(server.pid).resume()
+    monkeypatch.undo()
+    assert start(server.socket, tmp_path)[0]["parent"] == server.pid
+    late = "a worker was not forked: it did not answer within 0.1 s, as where the processors are busy"
+    assert server._new_faults() == [late]
+    wait_for(lambda: not psutil.Process(server.pid).children())
 
 
 @pytest.mark.parametrize("late", [False, True])
