@@ -60,7 +60,7 @@ def method_of_auto(task: Task) -> str:
     rule, _ = import_module("orchestrator.config.strategy").choose_scheduler(
         epochs=task.epochs, grace_epochs=1, objectives=1
     )
-    shown = _SHOWN[sampler.name] + (_THIRD if sampler.random_share else "")
+    shown = _SHOWN[sampler.name]
     return shown if rule == "none" else f"{rule}, {shown}"
 
 

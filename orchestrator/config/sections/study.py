@@ -23,8 +23,7 @@ class SamplerConfig(Section):
             several objectives; `auto` chooses one of them by the space, the objectives and the number of trials.
         startup_trials: Number of random trials before `tpe`, `gp` or `cmaes` use earlier results; those of `gp_tpe` are
             spread evenly.
-        random_share: Probability that a trial is drawn at random, however many results there are; None for 0, or for
-            what `auto` chooses.
+        random_share: Probability that a trial is drawn at random, however many results there are.
         prior: `papers` draws a part of the early trials near the papers' own values; the part fades as trials end.
         options: Further arguments of Optuna's sampler; docs/settings.md lists them.
         rules: Version of the rules by which `auto` chooses; a sweep keeps the one that it began with.
@@ -32,10 +31,10 @@ class SamplerConfig(Section):
 
     name: SamplerName = "auto"
     startup_trials: PositiveInt = 8
-    random_share: float | None = Field(None, ge=0, le=1)
+    random_share: float = Field(0.0, ge=0, le=1)
     prior: Literal["none", "papers"] = "none"
     options: Mapping[str, Scalar] = {}
-    rules: Literal[1, 2, 3] = 3
+    rules: Literal[1, 2] = 2
 
 
 TrialSchedulerName = Literal[

@@ -3,7 +3,7 @@
 Optuna's own AutoSampler is fetched over the network when it is used, and changes with what is fetched; the rules here
 are part of a release, in the order in which they are tried. A sweep keeps the version of the rules that it began with.
 The first took `gp` where only numbers are searched and `tpe` for choices; the second takes both in turn, unless only
-numbers are searched and trials end early; the third takes both in turn there, too, with a share drawn at random.
+numbers are searched and trials end early.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ FIRST_RULES: Final = 1
 NEWEST_RULES = SamplerConfig().rules
 _LARGE_POPULATION = 400
 _MOST_TRIALS_GP = 1000
-_RANDOM_SHARE = 1 / 3
-"""As in BOHB (Falkner et al. 2018): where most trials are judged by few epochs, a model trusts what starts fast."""
 _TO_THE_END = ("none", "pbt")  # trial schedulers that end no trial early
 
 
@@ -35,12 +33,10 @@ class SamplerChoice:
     Args:
         name: Name of the sampler.
         reason: Reason of the choice.
-        random_share: Probability that a trial is drawn at random.
     """
 
     name: SamplerName
     reason: str
-    random_share: float = 0.0
 
 
 def choose_sampler(
@@ -116,9 +112,6 @@ def _choices(
     choices = [name for name, domain in searched.items() if isinstance(domain, ChoiceDomain)]
     if rules > 1 and trials <= _MOST_TRIALS_GP and (choices or not ends_early):
         yield SamplerChoice("gp_tpe", f"no conditions, in {trials:,} trials; two models, as either may be wrong")
-    if rules > 2 and trials <= _MOST_TRIALS_GP and not choices:
-        reason = f"only numbers are searched, in {trials:,} trials; two models, and a third of the trials at random"
-        yield SamplerChoice("gp_tpe", f"{reason}, as early scores may mislead", _RANDOM_SHARE)
     for name in choices:
         yield SamplerChoice("tpe", f"search.{name} is a choice between unordered values")
     if trials <= _MOST_TRIALS_GP:

@@ -184,16 +184,15 @@ def create_sampler(
         known: Configurations around which a part of the early trials is drawn.
     """
     if sampler.name == "auto":
-        choice = choose_sampler(
+        name = choose_sampler(
             space,
             trials=trials,
             objectives=objectives,
             constraints=constraints,
             ends_early=ends_early,
             rules=sampler.rules,
-        )
-        share = choice.random_share if sampler.random_share is None else sampler.random_share
-        sampler = sampler.model_copy(update={"name": choice.name, "random_share": share})
+        ).name
+        sampler = sampler.model_copy(update={"name": name})
     return SweepSampler(sampler, space, seed, known)
 
 
