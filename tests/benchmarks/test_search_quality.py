@@ -44,6 +44,17 @@ def test_average_ranks_weigh_tasks_equally_and_widen_with_the_scatter_of_seeds()
     assert mixed[0].low < mixed[0].value < mixed[0].high
 
 
+def test_a_task_that_repeats_another_makes_no_interval_narrower() -> None:
+    from ranks import average_ranks
+
+    chance = np.random.default_rng(0)
+    task = chance.normal(size=(3, 9))
+    assert average_ranks([task, task]) == average_ranks([task])
+    fewer = task.copy()
+    fewer[1, 8] = math.nan
+    assert all(interval.low < interval.value < interval.high for interval in average_ranks([task, fewer]))
+
+
 @pytest.mark.parametrize(
     ("needed", "expected"),
     [([10.0, 20.0], 15.0), ([10.0, math.inf], 110.0), ([math.inf, math.inf], math.inf)],
