@@ -27,7 +27,7 @@ def print_status(facts: Mapping[str, Any], resume_command: str, console: Console
     say(console, f"{facts['name']}: {_state(facts)}", style="bold")
     for heading, text in _status_lines(facts):
         say(console, f"  {heading:<11}{text}")
-    if facts["state"] in ("dead", "interrupted"):
+    if facts["state"] in ("dead", "interrupted", "failed"):
         say(console, f"Resume it:  {resume_command}")
 
 

@@ -80,6 +80,8 @@ def test_a_sweep_whose_driver_died_is_told_from_one_that_runs(tmp_path: Path) ->
     assert "s: dead (its driver died)" in shown
     assert f"spatialsweep resume s --runs-dir {tmp_path}" in shown
     assert load_result(folder).status is TrialStatus.INTERRUPTED
+    write_sweep(tmp_path, "f", [(FINISHED, [0.5])], ended=TrialStatus.FAILED)
+    assert f"spatialsweep resume f --runs-dir {tmp_path}" in command("status", "f", "--runs-dir", str(tmp_path))
 
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
