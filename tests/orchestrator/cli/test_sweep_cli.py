@@ -109,6 +109,13 @@ def test_status_says_what_was_found_and_spent(tmp_path: Path) -> None:
     assert "rejected   3 (max_macs 2, pooled_size 1)" in command("status", "s", "--runs-dir", str(tmp_path))
 
 
+def test_status_says_that_the_best_trial_violates_a_constraint(tmp_path: Path) -> None:
+    write_sweep(tmp_path, "s", [(FINISHED, [0.5])], constraints=["val/top1 >= 0.9"])
+    assert as_json("status", "s", "--runs-dir", str(tmp_path))["best"]["feasible"] is False
+    shown = command("status", "s", "--runs-dir", str(tmp_path))
+    assert "val/top1 0.5000 (trial 0, finished), beyond a constraint as all are" in shown
+
+
 def test_list_has_a_row_per_sweep(tmp_path: Path) -> None:
     assert "holds no sweep yet" in command("list", "--runs-dir", str(tmp_path))
     write_sweep(tmp_path, "b", TRIALS)
