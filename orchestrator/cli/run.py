@@ -147,7 +147,7 @@ def run_to_end(
 
 
 def _show_result(result: SweepResult, config: SweepConfig, console: Console) -> None:
-    """Show the result of a sweep, and the commands that go on from it."""
+    """Show the result of a sweep, and the commands that continue from it."""
     from orchestrator.files.runs_dir import inside_ray_job
     from orchestrator.progress.progress_view import print_outcome
     from orchestrator.records.ledger import TrialStatus
