@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
+import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from lane_simulation import Run
@@ -105,32 +107,67 @@ def regrets(runs: Runs, task: Task, lanes: int, method: str, epochs: float) -> f
     return statistics.fmean(task.regret(run.best_at(epochs)) for run in runs[task.name, method, lanes])
 
 
-def print_comparison(arguments: argparse.Namespace) -> None:
+class Comparison:
+    """Searches of a cache, by source of tasks and number of lanes.
+
+    Args:
+        cache: Folder of the simulated searches.
+        tasks: Tasks.
+        budgets: Epochs of all lanes together, by task.
+    """
+
+    def __init__(self, cache: Path, tasks: Sequence[Task], budgets: Mapping[str, int]) -> None:
+        self.runs, self.tasks, self.budgets = runs_by_method(read_runs(cache), tasks), tasks, budgets
+
+    def write(
+        self, heading: str, lanes: int, asked: Sequence[str], pictures: Path | None = None
+    ) -> tuple[str, list[str]] | None:
+        """Return the title and the lines of a table, and write its picture; None where too little was searched.
+
+        Args:
+            heading: Name of a group of tasks, see `groups`.
+            lanes: Number of lanes.
+            asked: Methods; those without a search are left out.
+            pictures: Folder of the pictures; None writes none.
+        """
+        group = dict(groups(self.tasks, held_back=True))[heading]
+        methods, chosen = list(asked), {method_of_auto(task) for task in group}
+        if len(chosen) > 1:  # otherwise it is one of the others, which the table would hold twice
+            methods.append(AUTO)
+        whole, present = compared(self.runs, group, lanes, methods)
+        if RANDOM not in present or not whole:
+            return None
+        lines = [f"`strategy: auto` is `{chosen.pop()}` here.", ""] if len(chosen) == 1 else []
+        lines += _table(self.runs, whole, lanes, present, self.budgets)
+        title = f"{heading}, {lanes} lane{'s' * (lanes > 1)}"
+        if pictures is not None:
+            from pictures import draw
+
+            draw(
+                pictures / picture_of(heading, lanes),
+                title,
+                runs=self.runs,
+                tasks=whole,
+                lanes=lanes,
+                methods=present,
+                budgets=self.budgets,
+            )
+        return f"{title}: {len(whole)} of {len(group)} tasks", lines
+
+
+def picture_of(heading: str, lanes: int) -> str:
+    """Return the name of the picture of a group of tasks."""
+    return f"search_{heading.replace(', ', '_').replace(' ', '_')}_{lanes}.png"
+
+
+def print_comparison(arguments: argparse.Namespace, comparison: Comparison) -> None:
     """Print the tables in Markdown, and write the pictures."""
-    from search_quality import budget_of, read_tasks
-
-    tasks = read_tasks(arguments.sources, arguments.curves, arguments.cache)
-    runs = runs_by_method(read_runs(arguments.cache), tasks)
-    budgets = {task.name: budget_of(task) for task in tasks}
     for lanes in arguments.lanes:
-        for heading, group in groups(tasks, held_back=arguments.held_back):
-            methods = list(arguments.methods or METHODS)
-            chosen = {method_of_auto(task) for task in group}
-            if len(chosen) > 1:  # otherwise it is one of the others, which the table would hold twice
-                methods.append(AUTO)
-            whole, present = compared(runs, group, lanes, methods)
-            if RANDOM not in present or not whole:
-                continue
-            print(f"\n### {heading}, {lanes} lane{'s' * (lanes > 1)}: {len(whole)} of {len(group)} tasks\n")
-            if len(chosen) == 1:
-                print(f"`strategy: auto` is `{chosen.pop()}` here.\n")
-            print("\n".join(_table(runs, whole, lanes, present, budgets)))
-            if arguments.pictures is not None:
-                from pictures import draw
-
-                file = arguments.pictures / f"search_{heading.replace(', ', '_').replace(' ', '_')}_{lanes}.png"
-                title = f"{heading}, {lanes} lane{'s' * (lanes > 1)}"
-                draw(file, title, runs=runs, tasks=whole, lanes=lanes, methods=present, budgets=budgets)
+        for heading, _ in groups(comparison.tasks, held_back=arguments.held_back):
+            found = comparison.write(heading, lanes, arguments.methods or list(METHODS), arguments.pictures)
+            if found is not None:
+                print(f"\n### {found[0]}\n")
+                print("\n".join(found[1]))
 
 
 def groups(tasks: Sequence[Task], *, held_back: bool) -> Iterator[tuple[str, list[Task]]]:
@@ -161,12 +198,17 @@ def _table(
         cells += [
             f"{regret:.3f}",
             _ratio(geometric_mean(list(ratios.values()))),
-            f"{_ratio(ratio)} ({where.partition('/')[2]})",
+            f"{_ratio(ratio)} ({_short(where)})",
         ]
         cells += [str(min(seeds)) if min(seeds) == max(seeds) else f"{min(seeds)} to {max(seeds)}"]
         all_runs = [run for task in tasks for run in runs[task.name, name, lanes]]
         cells.append(f"{sum(run.decision_s for run in all_runs) / sum(run.trials for run in all_runs):.3f}")
         yield f"| {name} | {' | '.join(cells)} |"
+
+
+def _short(task: str) -> str:
+    """Return the name of a task without what it has in common with others of its source."""
+    return re.sub("^(imdb_patch|(hpobench|hpolib|nasbench201)_)", "", task.partition("/")[2])
 
 
 def _ratio(value: float) -> str:

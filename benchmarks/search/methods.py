@@ -122,6 +122,7 @@ def _smac(search: Search) -> Strategy:
 
 
 _SHOWN = {"random": "random", "tpe": "TPE", "gp": "GP", "gp_tpe": "GP and TPE"}
+_THIRD, _IN_THIRDS = " and a third random", ("tpe", "gp_tpe")
 _SYNE = ("syne_tune.optimizer.schedulers.asha",)
 _OLDER_SYNE = ("syne_tune.optimizer.schedulers.searchers.bayesopt",)
 
@@ -150,12 +151,13 @@ METHODS: Mapping[str, Method] = {
     ),
     "SMAC3": Method(_smac, packages=("smac",)),
     **{
-        f"{rule}, TPE and a third random": Method(
-            _allocated("tpe", rule, random_share=1 / 3), is_ours=True, same_on_final_scores="TPE and a third random"
+        f"{rule}, {_SHOWN[name]}{_THIRD}": Method(
+            _allocated(name, rule, random_share=1 / 3), is_ours=True, same_on_final_scores=f"{_SHOWN[name]}{_THIRD}"
         )
         for rule in ("asha", "freeze_thaw")
+        for name in _IN_THIRDS
     },
-    "TPE and a third random": Method(_sampled("tpe", random_share=1 / 3), is_ours=True),
+    **{f"{_SHOWN[name]}{_THIRD}": Method(_sampled(name, random_share=1 / 3), is_ours=True) for name in _IN_THIRDS},
     **{
         f"{shown}, {use}": Method(create(use), is_ours=True, needs_known=True)
         for use in ("first", "prior", "wrong")

@@ -42,7 +42,8 @@ def average_ranks(scores: Sequence[np.ndarray], *, resamples: int = 1000, seed: 
     """Return the average rank of each method over tasks, the same weight each, with bootstrap intervals over seeds.
 
     Within a task every seed of one method meets every seed of the others: the seeds of two packages have nothing in
-    common. Intervals resample the seeds of each method within each task.
+    common. Intervals resample the seeds of each method, the same ones for all tasks: where tasks share their
+    configurations, a seed that begins well does so on all of them.
 
     Args:
         scores: For each task a matrix of scores, method by seed, padded with NaN where a method has fewer seeds.
@@ -51,12 +52,15 @@ def average_ranks(scores: Sequence[np.ndarray], *, resamples: int = 1000, seed: 
     """
     chance = np.random.default_rng(seed)
     value = np.mean([expected_ranks(matrix) for matrix in scores], axis=0)
+    counts = np.array([(~np.isnan(matrix)).sum(axis=1) for matrix in scores])  # task by method
+    times = [chance.multinomial(count, np.full(count, 1 / count), size=resamples) for count in counts.min(axis=0)]
     drawn = np.zeros((resamples, len(scores[0])))
-    for matrix in scores:
-        counts = (~np.isnan(matrix)).sum(axis=1)
+    for matrix, present in zip(scores, counts, strict=True):
         shares = np.zeros((resamples, *matrix.shape))
-        for method, count in enumerate(counts):
-            shares[:, method, :count] = chance.multinomial(count, np.full(count, 1 / count), size=resamples) / count
+        for method, (count, often) in enumerate(zip(present, times, strict=True)):
+            more = chance.multinomial(count, np.full(count, 1 / count), size=resamples)[:, often.shape[1] :]
+            weights = np.concatenate([often, more], axis=1)  # seeds that another task lacks are drawn for this one
+            shares[:, method, :count] = weights / weights.sum(axis=1, keepdims=True)
         drawn += expected_ranks(matrix, shares) / len(scores)
     low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
     return [Interval(float(a), float(b), float(c)) for a, b, c in zip(value, low, high, strict=True)]

@@ -2,10 +2,12 @@
 
     python benchmarks/search/search_quality.py run --cache FOLDER [--curves FOLDER] [--lanes 1 4 16] [--seeds 30]
     python benchmarks/search/search_quality.py table --cache FOLDER [--curves FOLDER] [--pictures FOLDER]
+    python benchmarks/search/search_quality.py page --cache FOLDER --curves FOLDER --to FILE.md
     python benchmarks/search/search_quality.py pack --cache FOLDER --to benchmarks/results/search/runs.parquet
 
 `run` simulates what the cache does not hold yet, and may be interrupted; `table` prints the comparison in Markdown;
-`pack` writes all searches of the cache to one file. The folder of that file is a cache, too.
+`page` writes the tables of a page again, with its pictures; `pack` writes all searches of the cache to one file. The
+folder of that file is a cache, too.
 Every strategy gets the same epochs, twenty times a complete training; on tables of final scores fifty trainings.
 Methods whose packages are missing are named and left out.
 """
@@ -114,7 +116,7 @@ def wanted_keys(arguments: argparse.Namespace) -> Iterator[tuple[Task, Key]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=("run", "table", "pack"))
+    parser.add_argument("action", choices=("run", "table", "page", "pack"))
     parser.add_argument("--cache", type=Path, required=True, help="folder of the simulated searches")
     parser.add_argument("--curves", type=Path, help="folder of the recorded curves of other tasks")
     parser.add_argument("--sources", nargs="+", choices=SOURCES, default=SOURCES)
@@ -125,19 +127,30 @@ def main() -> None:
     parser.add_argument("--held-back", action="store_true", help="include the tasks that no choice is made on")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no search after this many seconds")
     parser.add_argument("--pictures", type=Path, help="folder for the pictures")
-    parser.add_argument("--to", type=Path, help="Parquet file to pack the cache into")
+    parser.add_argument("--to", type=Path, help="Parquet file of `pack`, or Markdown file of `page`")
     arguments = parser.parse_args()
     quieten()
+    if arguments.action in ("page", "pack") and arguments.to is None:
+        parser.error(f"{arguments.action}: name the file with --to")
     if arguments.action == "run":
         run_all(arguments, wanted_keys(arguments))
     elif arguments.action == "pack":
-        if arguments.to is None:
-            parser.error("pack: name the file with --to")
         pack_runs(arguments.to, read_runs(arguments.cache))
     else:
-        from comparison import print_comparison
+        compare(arguments)
 
-        print_comparison(arguments)
+
+def compare(arguments: argparse.Namespace) -> None:
+    """Print the tables of the searches, or write those of a page."""
+    from comparison import Comparison, print_comparison
+    from result_page import update_page
+
+    tasks = read_tasks(arguments.sources, arguments.curves, arguments.cache)
+    comparison = Comparison(arguments.cache, tasks, {task.name: budget_of(task) for task in tasks})
+    if arguments.action == "page":
+        update_page(arguments.to, comparison)
+    else:
+        print_comparison(arguments, comparison)
 
 
 def quieten() -> None:

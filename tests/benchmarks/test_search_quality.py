@@ -44,6 +44,17 @@ def test_average_ranks_weigh_tasks_equally_and_widen_with_the_scatter_of_seeds()
     assert mixed[0].low < mixed[0].value < mixed[0].high
 
 
+def test_a_task_that_repeats_another_makes_no_interval_narrower() -> None:
+    from ranks import average_ranks
+
+    chance = np.random.default_rng(0)
+    task = chance.normal(size=(3, 9))
+    assert average_ranks([task, task]) == average_ranks([task])
+    fewer = task.copy()
+    fewer[1, 8] = math.nan
+    assert all(interval.low < interval.value < interval.high for interval in average_ranks([task, fewer]))
+
+
 @pytest.mark.parametrize(
     ("needed", "expected"),
     [([10.0, 20.0], 15.0), ([10.0, math.inf], 110.0), ([math.inf, math.inf], math.inf)],
@@ -181,3 +192,36 @@ def test_missing_curves_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[
         list(taskset_tasks(tmp_path))
     assert search_quality.read_tasks(["taskset"], None, tmp_path) == []
     assert "taskset: left out" in capsys.readouterr().out
+
+
+def test_the_tables_of_a_page_are_written_again_and_its_text_stays(tmp_path: Path) -> None:
+    from comparison import Comparison
+    from lane_simulation import Run
+    from recorded_runs import Key, append_runs
+    from result_page import update_page
+    from tasks import digits_tasks
+
+    (task,) = digits_tasks()
+    scores = {"random": 0.5, "TPE": 0.6, "GP": 0.9}
+    runs = [
+        (Key(task.name, name, 4, seed, 540), Run(improvements=[(9, 0.4), (200 + seed, score)], spent=540, trials=20))
+        for name, score in scores.items()
+        for seed in range(2)
+    ]
+    append_runs(tmp_path / "runs-1.jsonl", runs)
+    page = tmp_path / "page.md"
+    table = "**digits, 4 lanes: 1 of 1 tasks**\n\nold note\n\n| method | seeds |\n|---|---|\n| random | 1 |\n| TPE |\n"
+    page.write_text(f"# Title\n\nWritten by hand.\n\n{table}\nAlso by hand, 4 lanes.\n")
+    comparison = Comparison(tmp_path, [task], {task.name: 540})
+    update_page(page, comparison)
+    written = page.read_text()
+    assert written.startswith("# Title\n\nWritten by hand.\n\n**digits, 4 lanes: 1 of 1 tasks**\n\n`strategy: auto` is")
+    assert written.endswith("\n\nAlso by hand, 4 lanes.\n")
+    rows = [line.split(" | ") for line in written.splitlines() if line.startswith("| ")]
+    assert [(row[0], row[1][:3], row[-2]) for row in rows[1:]] == [("| TPE", "1.5", "2"), ("| random", "1.5", "2")]
+    update_page(page, comparison)
+    assert page.read_text() == written
+
+    page.write_text("**digits, 16 lanes: 1 of 1 tasks**\n\n| method |\n|---|\n| random |\n")
+    with pytest.raises(SystemExit, match=r"16 lanes.*no searches"):
+        update_page(page, comparison)
