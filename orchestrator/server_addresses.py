@@ -18,6 +18,17 @@ def scheme_of(uri: str) -> str:
     return re.split(r"[:+]", uri, maxsplit=1)[0].lower()
 
 
+def names_server(uri: str) -> bool:
+    """Return whether an address has a scheme that MLflow knows and, of a web server, a host and a possible port."""
+    if scheme_of(uri) not in ("http", "https"):
+        return scheme_of(uri) in SCHEMES
+    try:
+        parts = urlsplit(uri)
+        return bool(parts.hostname) and parts.port != 0 and re.search(r"\s", uri) is None
+    except ValueError:
+        return False
+
+
 def truncation_problem(uri: str) -> str:
     """Return the problem of an address whose password would be cut short, so that another server would be used.
 

@@ -33,6 +33,7 @@ Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 _LARGEST_INT = 2**53
 """Largest bound of an `IntDomain`: samplers compute with floats, which are exact for whole numbers up to here."""
 _MOST_CHOICES = 1_000
+_MOST_SHOWN = 10
 Condition = Mapping[str, Scalar | tuple[Scalar, ...]]
 
 
@@ -57,6 +58,10 @@ class _Domain(BaseModel, ABC):
 
         A whole number counts as a real one, a bool never as a number.
         """
+
+    @abstractmethod
+    def __str__(self) -> str:
+        """Return the values in words, such as `0.001 to 0.1`, for messages."""
 
     def is_active(self, values: Mapping[str, Any]) -> bool:
         """Return whether the conditions hold for the values drawn so far; without its parent none holds."""
@@ -109,6 +114,9 @@ class FloatDomain(_Domain):
         """Return both ends, of the grid where there is a step."""
         return (self.low, self.high if self.step is None else self.grid_value(self.steps))
 
+    def __str__(self) -> str:
+        return _range_in_words(self.low, self.high, self.step)
+
     def contains(self, value: Any) -> bool:
         """Return whether a number lies between the ends and, where there is a step, on the grid up to rounding."""
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -145,6 +153,9 @@ class IntDomain(_Domain):
         """Return both ends of the grid."""
         return (self.low, self.low + (self.high - self.low) // self.step * self.step)
 
+    def __str__(self) -> str:
+        return f"whole numbers, {_range_in_words(self.low, self.high, self.step if self.step != 1 else None)}"
+
     def contains(self, value: Any) -> bool:
         """Return whether a whole number lies between the ends and on the grid."""
         if isinstance(value, bool) or not isinstance(value, int):
@@ -176,6 +187,10 @@ class ChoiceDomain(_Domain):
         """Return every value."""
         return self.choices
 
+    def __str__(self) -> str:
+        more = f" and {len(self.choices) - _MOST_SHOWN} more" if len(self.choices) > _MOST_SHOWN else ""
+        return f"{', '.join(map(str, self.choices[:_MOST_SHOWN]))}{more}"
+
     def contains(self, value: Any) -> bool:
         """Return whether a value is one of the choices, of the same type."""
         return any(value == choice and type(value) is type(choice) for choice in self.choices)
@@ -190,6 +205,9 @@ class ConstantDomain(_Domain):
     def corners(self) -> tuple[Scalar, ...]:
         """Return the value."""
         return (self.value,)
+
+    def __str__(self) -> str:
+        return str(self.value)
 
     def contains(self, value: Any) -> bool:
         """Return whether a value is the constant, of the same type."""
@@ -235,6 +253,10 @@ Domain = Annotated[
 def as_tuple(value: Any) -> tuple[Any, ...]:
     """Return the values a condition accepts, of which a single one may be written bare."""
     return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+
+
+def _range_in_words(low: float, high: float, step: float | None) -> str:
+    return f"{low:g} to {high:g}" + (f" in steps of {step:g}" if step is not None else "")
 
 
 def _check_bounds(low: float, high: float, *, log: bool, step: float | None) -> None:

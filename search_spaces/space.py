@@ -102,7 +102,7 @@ class SearchSpace(Mapping[str, Domain]):
             if name not in active:
                 problems.append(f"{name}: got {value!r}; is not searched here")
             elif not self._domains[name].contains(value):
-                problems.append(f"{name}: got {value!r}; is outside its domain")
+                problems.append(f"{name}: got {value!r}; is outside its domain ({self._domains[name]})")
         return problems
 
     def project(self, settings: Mapping[str, Any]) -> Projection:
@@ -125,7 +125,7 @@ class SearchSpace(Mapping[str, Domain]):
             if key in settings:
                 used.add(key)
                 if name not in values or values[name] != settings[key]:
-                    left_out[key] = "is outside its domain"
+                    left_out[key] = f"is outside its domain ({domain})"
         left_out |= {key: "is not searched here" for key in settings if key not in used}
         return Projection(values, {key: left_out[key] for key in settings if key in left_out})
 

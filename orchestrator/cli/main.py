@@ -5,6 +5,7 @@ Each noun has a module of commands in this package; `cluster.cli` adds the comma
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Annotated, Any
@@ -20,6 +21,7 @@ from orchestrator.errors import (
     DataError,
     JournalError,
     RayLostError,
+    RecipeError,
     ReproduceError,
     ResumeError,
     SpatialSweepError,
@@ -32,6 +34,10 @@ from orchestrator.runtime.loopback_proxies import keep_loopback_direct
 from orchestrator.uris import remember_secrets, without_secrets
 
 _BAD_INPUT_ERRORS = (ConfigError, JournalError, SweepNameError, ResumeError)
+_OF_THE_MACHINE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG)
+"""Errors of files that are no fault of the program: access, space, and names that are too long."""
+
+_LONGEST_PATH = 200
 
 
 class _Commands(TyperGroup):
@@ -105,10 +111,21 @@ def _run_command() -> None:
             from orchestrator.runtime.raylet import exit_without_ray
 
             exit_without_ray(FAILED)
-        sys.exit(BAD_INPUT if isinstance(error, DataError | ReproduceError | UnsafePathError) else FAILED)
+        sys.exit(BAD_INPUT if isinstance(error, DataError | RecipeError | ReproduceError | UnsafePathError) else FAILED)
+    except OSError as error:
+        if error.errno not in _OF_THE_MACHINE or not error.filename:
+            typer.echo(masked_traceback(error), err=True, nl=False)
+            sys.exit(FAILED)
+        tell(without_secrets(f"spatialsweep: {_shown_path(error.filename)}: {error.strerror}"), err=True)
+        sys.exit(BAD_INPUT if error.errno == errno.ENAMETOOLONG else FAILED)
     except Exception as error:
         typer.echo(masked_traceback(error), err=True, nl=False)
         sys.exit(FAILED)
+
+
+def _shown_path(path: object) -> str:
+    text = str(path)
+    return text if len(text) <= _LONGEST_PATH else f"{text[: _LONGEST_PATH - 3]}..."
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from orchestrator.cli.options import (
     require_network,
 )
 from orchestrator.cli.output import tell, tell_json, wide_console
+from orchestrator.errors import ConfigError, Problem, did_you_mean
 
 if TYPE_CHECKING:
     from orchestrator.inference.explain import Explanation
@@ -252,10 +253,12 @@ def export(
 ) -> None:
     """Export a trained network to a file that runs without SpatialSweep; check its outputs and freeze learned spans."""
     from orchestrator.inference.export import export_network
-    from orchestrator.inference.export.formats import format_named
+    from orchestrator.inference.export.formats import FORMATS, format_named
     from orchestrator.inference.images import sample_images
     from orchestrator.inference.trained_network import find_network
 
+    if to not in FORMATS:
+        raise ConfigError([Problem("--format", f"got '{to}'. {did_you_mean(to, list(FORMATS))}")])
     form = format_named(to)
     of = _weights_of(model, weights, dataset)
     trained = find_network(run, trial=trial, runs_dir=runs_dir, tracking_uri=tracking_uri, allow_code=allow_code, of=of)

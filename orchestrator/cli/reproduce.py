@@ -12,6 +12,7 @@ from orchestrator.cli.options import Address, AllowChanged, Assignments, DryRun,
 from orchestrator.cli.output import tell, tell_json, wide_console
 from orchestrator.cli.run import own_command
 from orchestrator.config.option_values import setting_values
+from orchestrator.lasting_output import lasting_output
 from orchestrator.quick_imports import quick_imports
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def reproduce(
     if dry_run:
         _show_plan(run, address, as_json=as_json)
         return
-    done = _run(run, address, allow_changed=allow_changed, verbose=verbose, as_json=as_json)
+    with lasting_output():
+        done = _run(run, address, allow_changed=allow_changed, verbose=verbose, as_json=as_json)
     _end(done, run, [paper, table, "--scale", scale])
 
 

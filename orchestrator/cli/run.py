@@ -29,12 +29,16 @@ from orchestrator.cli.options import (
 from orchestrator.cli.output import tell, tell_json, wide_console
 from orchestrator.config.option_values import setting_values
 from orchestrator.lanes.lane_modules import LANE_MODULES
+from orchestrator.lasting_output import lasting_output
 from orchestrator.quick_imports import quick_imports
 from orchestrator.runtime.early.early_start import begin_early, break_off
 from orchestrator.runtime.submitted_versions import version_report
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from orchestrator.config import SweepConfig
+    from orchestrator.results.sweep_result import SweepResult
 
 app = typer.Typer()
 
@@ -124,21 +128,33 @@ def run_to_end(
         typer.Exit: The sweep was interrupted (code 130), or no trial has a value (code 1).
     """
     with quick_imports():
-        from orchestrator.files.runs_dir import inside_ray_job
-        from orchestrator.progress.progress_view import print_outcome
         from orchestrator.records.ledger import TrialStatus
         from orchestrator.sweep.run import run_sweep
 
-    console = wide_console()
-    result = run_sweep(
-        config,
-        resume=resume,
-        allow_changed=allow_changed,
-        address=address,
-        console=console,
-        verbose=verbose,
-        sweep_file=sweep_file,
-    )
+    with lasting_output():
+        console = wide_console()
+        result = run_sweep(
+            config,
+            resume=resume,
+            allow_changed=allow_changed,
+            address=address,
+            console=console,
+            verbose=verbose,
+            sweep_file=sweep_file,
+        )
+        _show_result(result, config, console)
+    if result.status is TrialStatus.INTERRUPTED:
+        raise typer.Exit(INTERRUPTED)
+    if result.best is None:
+        raise typer.Exit(FAILED)
+
+
+def _show_result(result: SweepResult, config: SweepConfig, console: Console) -> None:
+    """Show the result of a sweep, and the commands that continue from it."""
+    from orchestrator.files.runs_dir import inside_ray_job
+    from orchestrator.progress.progress_view import print_outcome
+    from orchestrator.records.ledger import TrialStatus
+
     runs_dir_option = f" --runs-dir {shlex.quote(str(result.folder.parent))}"
     print_outcome(result, console, f"{own_command()} dashboard {result.name}{runs_dir_option}")
     elsewhere = "" if config.runs_dir is None else runs_dir_option
@@ -146,9 +162,6 @@ def run_to_end(
     if result.status is TrialStatus.INTERRUPTED:
         command = f"{own_command()} resume {result.name}{elsewhere}"
         tell(f"Resume:    {'submit it again with --resume' if inside_ray_job() else command}")
-        raise typer.Exit(INTERRUPTED)
-    if result.best is None:
-        raise typer.Exit(FAILED)
 
 
 def show_dry_run(config: SweepConfig, address: str | None, *, as_json: bool) -> None:

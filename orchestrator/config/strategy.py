@@ -99,12 +99,13 @@ def parse_strategy(text: str, where: str) -> tuple[Names, list[Problem]]:
         kind = "sampler" if name in samplers else "trial_scheduler"
         if name not in samplers and name not in schedulers:
             remedy = did_you_mean(name, [*samplers, *schedulers])
-            problems.append(Problem(where, f"got '{name}'; is no sampler and no trial scheduler. {remedy}"))
-        elif kind in found:
+            problems.append(Problem(where, f"got '{name or text}'; is no sampler and no trial scheduler. {remedy}"))
+            continue
+        if kind in found:
             what = kind.replace("_", " ")
             problems.append(Problem(where, f"got '{text}'; names one {what} at most. Drop {found[kind]} or {name}"))
         found.setdefault(kind, name)
-    return Names(found.get("sampler"), found.get("trial_scheduler")), problems
+    return Names(found.get("sampler"), found.get("trial_scheduler")), list(dict.fromkeys(problems))
 
 
 def choose_scheduler(*, epochs: int, grace_epochs: int, objectives: int) -> tuple[str, str]:

@@ -6,10 +6,11 @@ The same class is built from Python, from YAML and from `--set`. Rules that conc
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, PositiveInt, PrivateAttr
+from pydantic import AfterValidator, ConfigDict, Field, PositiveInt, PrivateAttr
 
 from orchestrator.config.fixed_settings import written
 from orchestrator.config.named_space import SpaceUse, expand_space
@@ -31,14 +32,44 @@ from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.config.strategy import StrategyUse, expand_strategy
 from orchestrator.config.tasks.defaults import with_task_defaults
 from orchestrator.config.tasks.registry import DEFAULT_TASK
-from orchestrator.config.validation.check import find_problems
+from orchestrator.config.validation.check import find_problems, section_class
 from orchestrator.config.validation.plain_data import plain_data_problems
 from orchestrator.errors import ConfigError
 from orchestrator.uris import remember_secrets
 from search_spaces import Domain, SearchSpace
 
 Seeds = Annotated[int, Field(ge=1, le=100)]
-SweepName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+def _check_name(name: str) -> str:
+    if _NAME.fullmatch(name):
+        return name
+    near = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_")[:64]
+    remedy = f". Use {near}" if near else ""
+    raise ValueError(f"must be 1 to 64 letters, digits, '-' and '_', the first a letter or a digit{remedy}")
+
+
+SweepName = Annotated[str, AfterValidator(_check_name)]
+
+
+def _without_nulls(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the settings that are null, in a sweep and in its sections: they have their defaults.
+
+    Names that nobody knows stay, to be reported; so do those of domains and of options.
+    """
+    sections = {
+        field.alias or name: section_class(field.annotation) for name, field in SweepConfig.model_fields.items()
+    }
+    kept = {}
+    for name, value in values.items():
+        if value is None and name in sections:
+            continue
+        known = section.model_fields if (section := sections.get(name)) and isinstance(value, Mapping) else ()
+        kept[name] = (
+            {key: inner for key, inner in value.items() if inner is not None or key not in known} if known else value
+        )
+    return kept
 
 
 class SweepConfig(Section):
@@ -121,7 +152,9 @@ class SweepConfig(Section):
         if unreadable := plain_data_problems(values):
             raise ConfigError(unreadable)
         # Of a section given as an object, what was not written is left open, as in a file.
-        values = {name: written(value) if isinstance(value, Section) else value for name, value in values.items()}
+        values = _without_nulls(
+            {name: written(value) if isinstance(value, Section) else value for name, value in values.items()}
+        )
         remember_secrets(section.get("uri") for section in values.values() if isinstance(section, Mapping))
         network_files, unread = read_network_files(values)
         chosen = expand_strategy(with_task_defaults(values))

@@ -43,6 +43,7 @@ def facts_of(sweep: StoredSweep) -> dict[str, Any]:
             f"test_{primary}": best.test.get(primary),
             "epochs": best.epochs,
             "status": str(best.status),
+            "feasible": best.feasible,
             "params": dict(best.params),
             **({} if best.configuration is None else {"over_seeds": asdict(best.configuration)}),
         },

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 
 import optuna
@@ -32,8 +31,9 @@ def open_study(
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # Experimental by name only: several years old, and without an alternative.
-    for subject in ("Argument ``", "optuna.study.study.Study.set_metric_names"):
-        warnings.filterwarnings("ignore", message=re.escape(subject), category=optuna.exceptions.ExperimentalWarning)
+    warnings.filterwarnings(
+        "ignore", "optuna.study.study.Study.set_metric_names", optuna.exceptions.ExperimentalWarning
+    )
     # A configuration enqueued before the space changed; the searcher rejects it with a message of its own.
     warnings.filterwarnings("ignore", message="Fixed parameter .* is out of range", category=UserWarning)
     try:

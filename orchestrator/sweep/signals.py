@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, counted for a sweep to poll."""
+"""Ctrl-C, SIGTERM and SIGHUP, counted for a sweep to poll."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from types import FrameType, TracebackType
 
 
 class SignalWatch:
-    """Counter of requests to stop; a context manager that handles SIGINT and SIGTERM.
+    """Counter of requests to stop; a context manager that handles SIGINT, SIGTERM and SIGHUP.
 
     The first Ctrl-C requests a stop after the epochs now running or, where they are long, at a checkpoint within them.
-    The second one requests an immediate stop, as does a SIGTERM, which a SIGKILL may follow within seconds. Off the
-    main thread the signal handlers stay as they are.
+    The second one requests an immediate stop, as does a SIGTERM, which a SIGKILL may follow within seconds, and the
+    SIGHUP of a terminal that closes; a SIGHUP that is ignored, as under `nohup`, stays so. Off the main thread the
+    signal handlers stay as they are.
     """
 
     def __init__(self) -> None:
@@ -35,7 +36,10 @@ class SignalWatch:
 
     def __enter__(self) -> SignalWatch:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._count) for number in (signal.SIGINT, signal.SIGTERM)}
+            handled = [signal.SIGINT, signal.SIGTERM]
+            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+                handled.append(signal.SIGHUP)
+            self._before = {number: signal.signal(number, self._count) for number in handled}
         return self
 
     def __exit__(
@@ -45,4 +49,4 @@ class SignalWatch:
             signal.signal(number, handler)  # type: ignore[arg-type]  # as it was handed out
 
     def _count(self, number: int, _frame: FrameType | None) -> None:
-        self._requests += 2 if number == signal.SIGTERM else 1
+        self._requests += 1 if number == signal.SIGINT else 2

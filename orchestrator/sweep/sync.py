@@ -10,7 +10,7 @@ from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.folder.sweep_identity import require_original
 from orchestrator.sweep.compatibility import stored_config
 from orchestrator.sweep.finalize import start_tracking
-from orchestrator.tracking.mlflow_client import refuse_damaged_tracking
+from orchestrator.tracking.mlflow_client import refuse_damaged_tracking, require_server
 
 _DRAIN_S = 600.0
 
@@ -45,6 +45,7 @@ def sync_sweep(folder: SweepFolder, tracking_uri: str | None = None) -> Synchron
     config = stored_config(folder, values=setting_values(tracking_uri=tracking_uri), contacted=("tracking",))
     require_original(folder, addresses=[config.tracking.uri])
     plan = resolve_tracking(config.tracking, folder.path.parent)
+    require_server(plan.uri)
     refuse_damaged_tracking(plan.uri)
     with folder.driven():
         writer = start_tracking(plan, folder.journal)

@@ -6,9 +6,12 @@ import contextlib
 import hashlib
 import logging
 import os
+import socket
 import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_PORTS = {"http": 80, "https": 443}
+_CONNECT_S = 5.0
 _MODE = 0o644  # which SQLite gives a new file
 _REMEDY = "Move it away: `spatialsweep sync NAME` sends the events of a sweep into a new one"
 
@@ -36,18 +41,21 @@ def silence_mlflow() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def open_client(tracking_uri: str) -> MlflowClient:
+def open_client(tracking_uri: str, *, patient: bool = False) -> MlflowClient:
     """Open the client of a server, or of a database whose folder of results may have been moved.
 
     Args:
         tracking_uri: Address of the server or database.
+        patient: Leave it to the requests of MLflow to find out, after minutes of repetition, that no server is there.
 
     Raises:
-        TrackingError: The file of the database is damaged, or holds something else.
+        TrackingError: The file of the database is damaged, or holds something else, or no server takes connections.
     """
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
+    if not patient:
+        require_server(tracking_uri)
     refuse_damaged_tracking(tracking_uri)
     update_artifact_places(tracking_uri)
     place_empty_database(tracking_uri)
@@ -56,6 +64,29 @@ def open_client(tracking_uri: str) -> MlflowClient:
     except (MlflowException, SQLAlchemyError) as error:
         reason = first_line(error)
         raise TrackingError(f"MLflow at {without_password(tracking_uri)} cannot be used: {reason}") from error
+
+
+def require_server(tracking_uri: str) -> None:
+    """Check within seconds that a server takes connections; other addresses, and servers behind a proxy, pass.
+
+    Args:
+        tracking_uri: Address of the server or database.
+
+    Raises:
+        TrackingError: Nobody takes a connection there.
+    """
+    parts = urlsplit(tracking_uri)
+    if parts.scheme not in _PORTS or not parts.hostname:
+        return
+    if parts.scheme in getproxies() and not proxy_bypass(parts.hostname):
+        return
+    try:
+        socket.create_connection((parts.hostname, parts.port or _PORTS[parts.scheme]), timeout=_CONNECT_S).close()
+    except OSError as error:
+        why = error.strerror or error
+        raise TrackingError(
+            f"no server answers at {without_password(tracking_uri)} ({why}). Is MLflow running there?"
+        ) from None
 
 
 def refuse_damaged_tracking(tracking_uri: str) -> None:

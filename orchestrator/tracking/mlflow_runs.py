@@ -146,6 +146,7 @@ def fetch_checkpoint(run_id: str, tracking_uri: str, folder: Path) -> Path:
 
     Raises:
         CheckpointError: There is no such run, or it holds no checkpoint (only the best trials do).
+        TrackingError: The server does not answer.
     """
     client = open_client(tracking_uri)
     try:
@@ -177,7 +178,8 @@ def read_run(run_id: str, tracking_uri: str) -> RecordedRun:
     """Read the run of a trial.
 
     Raises:
-        CheckpointError: There is no such run, or the server does not answer.
+        CheckpointError: There is no such run.
+        TrackingError: The server does not answer.
     """
     client = open_client(tracking_uri)
     try:

@@ -63,7 +63,7 @@ class MlflowWriter(JournalFollower):
 
         silence_mlflow()  # again: its import sets the levels of its loggers
         self._recorder = EventRecorder(
-            open_client(self.tracking_uri),
+            open_client(self.tracking_uri, patient=True),
             experiment=self._experiment,
             tracking_uri=self.tracking_uri,
             artifacts=self._artifacts,

@@ -117,7 +117,9 @@ def compared_name(sweep: StoredSweep, by: str | None) -> str:
         return str(name)
     searched = list(sweep.config.get("search") or {})
     where = "--by" if by else "verdict"
-    if not values:
+    if not sweep.result.records:
+        text = f"sweep '{sweep.name}' has no trial yet; there is nothing to compare"
+    elif not values:
         text = f"no trial has '{name}'. {did_you_mean(name, ['model', *searched])}"
     elif len(values) == 1:
         text = f"all trials have {name} {next(iter(values))}. Name a setting that varies, such as {_some(searched)}"

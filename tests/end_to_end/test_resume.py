@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pty
+import select
 import signal
 import subprocess
 import sys
@@ -56,6 +58,14 @@ def held(*arguments):
         time.sleep(0.05)
 
 Ledger.trial_ended = held
+main()
+"""
+# The command line, with the terminal on its standard input as its own, which sends a signal when it closes.
+IN_A_TERMINAL = """
+import fcntl, termios
+from orchestrator.cli.main import main
+
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 main()
 """
 
@@ -265,6 +275,37 @@ def test_a_finished_sweep_has_nothing_to_resume(ended: Stage, killed: Stage) -> 
     assert (code, "all 3 trials are done" in output) == (0, True), output
     assert len(ended.sweep.events("trial_started")) == TRIALS
     assert_all_end(killed.family.agents, within_s=120)
+
+
+@on_ray
+def test_a_closed_terminal_stops_a_sweep_that_goes_on_when_the_reader_of_its_output_has_quit(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    sweep.network.hold_at("trial_reported", 2)
+    terminal, inner = pty.openpty()
+    command = [sys.executable, "-c", IN_A_TERMINAL, "run", str(sweep.file), "--runs-dir", str(sweep.runs_dir)]
+    driver = subprocess.Popen(command, cwd=ROOT, stdin=inner, stdout=inner, stderr=inner, start_new_session=True)
+    os.close(inner)
+    wait_for(lambda: is_drained(terminal) and len(sweep.events("trial_reported")) >= 2)
+    os.close(terminal)  # the kernel sends SIGHUP, and what is written to the terminal from now on is an error
+    assert driver.wait(240) == 130
+    assert [event["status"] for event in sweep.events("sweep_ended")] == ["interrupted"]
+
+    sweep.network.let_go()
+    command[1:5] = ["-m", "orchestrator", "resume", "stops"]
+    driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert driver.stdout is not None
+    driver.stdout.readline()
+    driver.stdout.close()
+    _, said = driver.communicate(timeout=240)
+    assert (driver.returncode, b"nobody reads this output any more" in said) == (0, True), said
+    assert len(finished(sweep)) == TRIALS
+
+
+def is_drained(terminal: int) -> bool:
+    """Read what a terminal shows, so that its program need not wait; return True."""
+    while select.select([terminal], [], [], 0)[0]:
+        os.read(terminal, 4096)
+    return True
 
 
 def assert_all_end(family: list[psutil.Process], *, within_s: float) -> None:

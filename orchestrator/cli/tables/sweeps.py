@@ -27,7 +27,7 @@ def print_status(facts: Mapping[str, Any], resume_command: str, console: Console
     say(console, f"{facts['name']}: {_state(facts)}", style="bold")
     for heading, text in _status_lines(facts):
         say(console, f"  {heading:<11}{text}")
-    if facts["state"] in ("dead", "interrupted"):
+    if facts["state"] in ("dead", "interrupted", "failed"):
         say(console, f"Resume it:  {resume_command}")
 
 
@@ -109,7 +109,8 @@ def _status_lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     found = "none yet"
     if best is not None:
         test = clause_of_test(best["test"], recorded_task(facts))
-        found = f"{objective} {best['value']:.4f} (trial {best['trial']}, {best['status']}){test}"
+        beyond = "" if best["feasible"] else ", beyond a constraint as all are"
+        found = f"{objective} {best['value']:.4f} (trial {best['trial']}, {best['status']}){test}{beyond}"
     counts = ", ".join(f"{count} {status}" for status, count in facts["trials"].items()) or "none yet"
     lines = [
         ("trials", f"{_trials_done(facts)} ended: {counts}; {facts['epochs']} epochs"),

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import PlainSerializer, PlainValidator
 
 from orchestrator.config.fixed_settings import shown
-from orchestrator.errors import Problem
-from search_spaces import Scalar, SearchSpace
+from orchestrator.errors import Problem, did_you_mean
+from search_spaces import Scalar, SearchSpace, setting_of
 
 PAPERS: Literal["papers"] = "papers"
 
@@ -59,5 +59,7 @@ def first_problems(
             where, value = fixed.get(name, ("", None)) if not space.setting(name) else ("", None)
             if where and shown(value) == shown(settings[name]):
                 continue
-            rule = f"{where} fixes {shown(value)}. Leave one of them out" if where else why
+            known = list(dict.fromkeys([*space, *map(setting_of, space)]))
+            remedy = f". {did_you_mean(name, known)}" if known and name not in known else ""
+            rule = f"{where} fixes {shown(value)}. Leave one of them out" if where else f"{why}{remedy}"
             yield Problem(f"try_first.{number}.{name}", f"got {settings[name]!r}; {rule}")

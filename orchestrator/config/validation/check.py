@@ -34,7 +34,7 @@ from orchestrator.config.validation.storage_rules import storage_problems
 from orchestrator.config.validation.task_rules import task_problems
 from orchestrator.config.validation.training_rules import augmentation_problems, training_problems, unused_problems
 from orchestrator.errors import Problem, did_you_mean
-from orchestrator.server_addresses import SCHEMES, scheme_of, truncation_problem
+from orchestrator.server_addresses import names_server, truncation_problem
 from orchestrator.uris import without_password
 from search_spaces import Domain, setting_of
 
@@ -90,7 +90,7 @@ def _check_sections(raw: Mapping[str, Any], fields: Mapping[str, FieldInfo]) -> 
             sections[name], faults = _check_objectives(raw[name])
             problems.extend(faults)
         elif name in raw:
-            section = _section_class(field.annotation)
+            section = section_class(field.annotation)
             rules = None if section else Section.model_config  # a section class has its own configuration
             adapter: TypeAdapter[Any] = TypeAdapter(_annotated(field), config=rules)
             try:
@@ -205,7 +205,7 @@ def _check_names(sections: Mapping[str, Any]) -> Iterator[Problem]:
         yield from storage_problems(storage, tracking.uri if tracking else None)
     if tracking and tracking.uri is not None and (fault := truncation_problem(tracking.uri)):
         yield Problem("tracking.uri", fault)
-    elif tracking and tracking.uri is not None and scheme_of(tracking.uri) not in SCHEMES:
+    elif tracking and tracking.uri is not None and not names_server(tracking.uri):
         yield Problem(
             "tracking.uri",
             f"got {shown(without_password(tracking.uri))}; must name a server or a database. "
@@ -213,7 +213,8 @@ def _check_names(sections: Mapping[str, Any]) -> Iterator[Problem]:
         )
 
 
-def _section_class(annotation: Any) -> type[BaseModel] | None:
+def section_class(annotation: Any) -> type[BaseModel] | None:
+    """Return the class of a section among the types that a field may have; None where it is no section."""
     candidates = [annotation, *get_args(annotation)]
     return next((item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)), None)
 

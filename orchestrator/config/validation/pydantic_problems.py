@@ -8,13 +8,19 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from orchestrator.config.validation.plain_data import shown
+from orchestrator.config.validation.plain_data import shortened, shown
 from orchestrator.errors import Problem, did_you_mean
 from search_spaces import Domain
 
 _SCALAR_TAGS = {"bool", "int", "float", "str"}
 _MOST_FAULTS = 101  # one more than is reported, so that a caller sees that there are more
-_FLAGS = {**dict.fromkeys(("yes", "on", "y", "1"), "true"), **dict.fromkeys(("no", "off", "n", "0"), "false")}
+_FLAGS = {
+    **dict.fromkeys(("yes", "on", "y", "1", "true"), "true"),
+    **dict.fromkeys(("no", "off", "n", "0", "false"), "false"),
+}
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
+_MAIN_SETTINGS = ("name", "metric", "uri")
+"""First settings of sections of which a user may write that one alone, as in `dataset: digits`."""
 _DOMAIN_TAGS = {"float", "int", "choice", "constant"}
 
 
@@ -34,9 +40,27 @@ def translate(error: ValidationError, prefix: str, section: type[BaseModel] | No
                 place = ".".join([prefix, *(str(key) for key in fault["loc"][:member] if str(key) not in _DOMAIN_TAGS)])
                 yield Problem(place, f"got {shown(fault['input'])}; must be a number, a text, true or false")
         else:
-            rule = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
             given = "" if isinstance(fault["input"], Mapping) else f"got {shown(fault['input'])}; "
-            yield Problem(where, f"{given}{rule[:1].lower()}{rule[1:]}{_nearest_choice(fault)}{_remedy(fault)}")
+            yield Problem(where, f"{given}{_rule(fault, section)}{_nearest_choice(fault)}{_remedy(fault)}")
+
+
+def _rule(fault: Mapping[str, Any], section: type[BaseModel] | None) -> str:
+    """Return the rule of a fault in the words of a sweep file, where pydantic's are those of Python."""
+    given, kind = fault["input"], fault["type"]
+    if kind in ("tuple_type", "list_type"):
+        example = f". Write [{given}]" if isinstance(given, str | int | float) else ""
+        return f"must be a list{example}"
+    if kind == "model_type" and section is not None:
+        first = next(iter(section.model_fields))
+        if isinstance(given, str) and first in _MAIN_SETTINGS:
+            return f"must be a group of settings. Write {{{first}: {shortened(given)}}}"
+        return f"must be a group of settings. {did_you_mean('', list(section.model_fields))}"
+    if kind == "dict_type":
+        return "must be a group of settings, such as {name: value}"
+    if kind == "domain_type" and isinstance(given, Mapping) and isinstance(given.get("type"), str):
+        return f"type is {shown(given['type'])}; {fault['msg']}"
+    rule = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"{rule[:1].lower()}{rule[1:]}"
 
 
 def _nearest_choice(fault: Mapping[str, Any]) -> str:
@@ -48,11 +72,16 @@ def _nearest_choice(fault: Mapping[str, Any]) -> str:
 
 
 def _remedy(fault: Mapping[str, Any]) -> str:
-    """Return the remedy for text without quotes that YAML reads as a number or a flag; empty otherwise."""
-    if fault["type"] == "string_type" and isinstance(fault["input"], bool | int | float):
+    """Return the remedy for a value that YAML reads as another type than is meant; empty otherwise."""
+    given, kind = fault["input"], fault["type"]
+    if kind == "string_type" and isinstance(given, bool | int | float):
         return ". Write it in quotes"
-    if fault["type"] == "bool_type" and str(fault["input"]).lower() in _FLAGS:
-        return f". Write {_FLAGS[str(fault['input']).lower()]}"
+    if kind == "bool_type" and str(given).lower() in _FLAGS:
+        return f". Write {_FLAGS[str(given).lower()]}{' without quotes' if given in ('true', 'false') else ''}"
+    if kind == "int_type" and isinstance(given, float) and given.is_integer():
+        return f". Write {int(given)}"
+    if kind in ("int_type", "float_type") and isinstance(given, str) and _NUMBER.fullmatch(given):
+        return ". Write it without quotes"
     return ""
 
 

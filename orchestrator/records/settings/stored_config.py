@@ -18,7 +18,11 @@ def complete_settings(config: SweepConfig) -> dict[str, Any]:
 
 def non_default_settings(config: SweepConfig) -> dict[str, Any]:
     """Return the settings that differ from the defaults, which are about those the user has written."""
-    return _masked(config.model_dump(mode="json", exclude_defaults=True))
+    content = config.model_dump(mode="json", exclude_defaults=True)
+    for name, domain in content.get("search", {}).items():
+        if "low" in domain:  # a range without its type, which is a default of its class, could not be read again
+            content["search"][name] = {"type": config.search[name].type, **domain}
+    return _masked(content)
 
 
 def _masked(content: dict[str, Any]) -> dict[str, Any]:

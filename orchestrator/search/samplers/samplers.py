@@ -6,6 +6,7 @@ sweep that was interrupted and resumed therefore proposes what it would have pro
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -193,6 +194,8 @@ def create_sampler(
             rules=sampler.rules,
         ).name
         sampler = sampler.model_copy(update={"name": name})
+    # Experimental by name only: several years old, and without an alternative.
+    warnings.filterwarnings("ignore", "Argument ``", optuna.exceptions.ExperimentalWarning)
     return SweepSampler(sampler, space, seed, known)
 
 

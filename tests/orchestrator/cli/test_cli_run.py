@@ -14,6 +14,9 @@ from typer.testing import CliRunner
 
 from orchestrator.cli import run
 from orchestrator.cli.main import app
+from orchestrator.records.ledger import TrialStatus
+from tests.support.sweeps.command_line import run_command
+from tests.support.sweeps.fake_sweeps import write_sweep
 from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -59,6 +62,25 @@ def test_a_missing_file_and_a_mistyped_option_are_plain_errors() -> None:
     mistyped = spatialsweep("run", "--trails", "3", str(DIGITS))
     assert mistyped.returncode == 2
     assert "No such option" in mistyped.stderr
+
+
+def test_unknown_choices_and_names_that_are_too_long_are_bad_input(tmp_path: Path) -> None:
+    long = "a" * 300
+    for arguments, message in [
+        (("export", "digits", "--format", "onx"), "--format: got 'onx'. Did you mean 'onnx'?"),
+        (("train", "lsas_cifar1"), "no recipe is called 'lsas_cifar1'. Did you mean 'lsas_cifar1"),
+        (("status", long, "--runs-dir", str(tmp_path)), "aaa...: File name too long"),
+    ]:
+        code, output = run_command(*arguments)
+        assert (code, message in output, "Traceback" in output) == (2, True, False), output
+
+
+@pytest.mark.skipif(not Path("/sys").is_dir(), reason="needs a folder in which nobody creates files")
+def test_a_file_that_cannot_be_written_is_no_traceback(tmp_path: Path) -> None:
+    write_sweep(tmp_path, "s", [(TrialStatus.FINISHED, [0.5])])
+    code, output = run_command("report", "s", "--runs-dir", str(tmp_path), "--output", "/sys/report.html")
+    assert (code, "Traceback" in output) == (1, False), output
+    assert output.startswith("spatialsweep: /sys/")
 
 
 def test_an_address_where_no_cluster_answers_is_a_plain_error(tmp_path: Path) -> None:

@@ -80,6 +80,8 @@ def test_a_sweep_whose_driver_died_is_told_from_one_that_runs(tmp_path: Path) ->
     assert "s: dead (its driver died)" in shown
     assert f"spatialsweep resume s --runs-dir {tmp_path}" in shown
     assert load_result(folder).status is TrialStatus.INTERRUPTED
+    write_sweep(tmp_path, "f", [(FINISHED, [0.5])], ended=TrialStatus.FAILED)
+    assert f"spatialsweep resume f --runs-dir {tmp_path}" in command("status", "f", "--runs-dir", str(tmp_path))
 
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -105,6 +107,13 @@ def test_status_says_what_was_found_and_spent(tmp_path: Path) -> None:
         for number, rule in enumerate(["max_macs", "pooled_size", "max_macs"], start=len(TRIALS)):
             Ledger(journal).trial_rejected(number, {"lr": 0.1}, rule, "too much")
     assert "rejected   3 (max_macs 2, pooled_size 1)" in command("status", "s", "--runs-dir", str(tmp_path))
+
+
+def test_status_says_that_the_best_trial_violates_a_constraint(tmp_path: Path) -> None:
+    write_sweep(tmp_path, "s", [(FINISHED, [0.5])], constraints=["val/top1 >= 0.9"])
+    assert as_json("status", "s", "--runs-dir", str(tmp_path))["best"]["feasible"] is False
+    shown = command("status", "s", "--runs-dir", str(tmp_path))
+    assert "val/top1 0.5000 (trial 0, finished), beyond a constraint as all are" in shown
 
 
 def test_list_has_a_row_per_sweep(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_all_problems_are_reported_at_once_with_file_place_and_remedy(tmp_path: 
     assert sorted(faults(path)) == sorted(
         f"sweep.yaml: {text}"
         for text in (
-            "name: got 'a b'; string should match pattern '^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$'",
+            "name: got 'a b'; must be 1 to 64 letters, digits, '-' and '_', the first a letter or a digit. Use a-b",
             "dataset.validation_fraction: got 1.5; should be less than 1",
             "trails: unknown setting. Did you mean 'trials'?",
             "trials: got 0; should be greater than 0",
@@ -57,7 +57,34 @@ def test_all_problems_are_reported_at_once_with_file_place_and_remedy(tmp_path: 
     ("raw", "message"),
     [
         ({"dataset": {"name": "digit"}}, "dataset.name: unknown 'digit'. Did you mean 'digits'?"),
-        ({"dataset": "digits"}, "dataset: got 'digits'; should be a valid dictionary or instance of DatasetConfig"),
+        ({"dataset": "digits"}, "dataset: got 'digits'; must be a group of settings. Write {name: digits}"),
+        ({"model": PLAIN}, f"model: got '{PLAIN}'; must be a group of settings. Write {{name: {PLAIN}}}"),
+        ({"objective": "val/top1"}, "objective: got 'val/top1'; must be a group of settings. Write {metric: val/top1}"),
+        ({"keep": 3}, "keep: got 3; must be a group of settings. Known: best, last, paused."),
+        ({"constraints": "params <= 2e6"}, "constraints: got 'params <= 2e6'; must be a list. Write [params <= 2e6]"),
+        ({"constraints": {"params": 2}}, "constraints: must be a list"),
+        (
+            {"name": "-é/"},
+            "name: got '-é/'; must be 1 to 64 letters, digits, '-' and '_', the first a letter or a digit",
+        ),
+        ({"name": None}, "name: is missing; every sweep needs it"),
+        ({"training": {"epoch": None}}, "training.epoch: unknown setting. Did you mean 'epochs'?"),
+        ({"trials": 1e3}, "trials: got 1000.0; should be a valid integer. Write 1000"),
+        ({"trials": 1.5}, "trials: got 1.5; should be a valid integer"),
+        (
+            {"search": {"channels_last": ["true"]}},
+            "search.channels_last: got 'true'; should be a valid boolean. Write true ",
+        ),
+        ({"search": {"lr": {"type": "loguniform"}}}, "search.lr: type is 'loguniform'; a domain is {type: float, low,"),
+        (
+            {"tracking": {"uri": "http://"}},
+            "tracking.uri: got 'http://'; must name a server or a database. Use http://",
+        ),
+        (
+            {"tracking": {"uri": "http://a:99999"}},
+            "tracking.uri: got 'http://a:99999'; must name a server or a database",
+        ),
+        ({"tracking": {"uri": "http://a b"}}, "tracking.uri: got 'http://a b'; must name a server or a database"),
         (
             {"dataset": {}},
             "dataset.name: is missing. Use name: digits, or the uri of a dataset that `spatialsweep data prepare`",
@@ -71,10 +98,10 @@ def test_all_problems_are_reported_at_once_with_file_place_and_remedy(tmp_path: 
         ),
         ({"model": {"name": PLAIN, "options": {"stemm": 1}}}, "model.options.stemm: got 1 for conv_resnet26_small; "),
         ({"trials": True}, "trials: got True; should be a valid integer"),
-        ({"trials": 2.0}, "trials: got 2.0; should be a valid integer"),
+        ({"trials": 2.0}, "trials: got 2.0; should be a valid integer. Write 2"),
         ({"sampler": {"rules": True}}, "sampler.rules: got True; should be a valid integer"),
         ({"sampler": {"rules": 3}}, "sampler.rules: got 3; should be less than or equal to 2"),
-        ({"training": {"lr": "0.1"}}, "training.lr: got '0.1'; should be a valid number"),
+        ({"training": {"lr": "0.1"}}, "training.lr: got '0.1'; should be a valid number. Write it without quotes"),
         ({"training": {"lr": float("inf")}}, "training.lr: got inf; should be a finite number"),
         ({"training": {"optimizer": "adamww"}}, "training.optimizer: unknown 'adamww'. Did you mean 'adamw'?"),
         (
@@ -272,3 +299,23 @@ def test_a_trial_combines_searched_and_fixed_settings() -> None:
     assert trial.model == ModelConfig(name=BIASED, options={"pooled_size": 6, "key_size": 3, "bias_channels": 2})
     assert (trial.training.lr, trial.training.epochs, trial.seed, trial.number) == (0.5, 7, 5, 4)
     assert resolve_trial(config, 0, {"model": PLAIN}).model.name == PLAIN
+
+
+def test_null_stands_for_the_default_of_a_setting_and_of_a_section(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        """
+        name: nulls
+        dataset: {name: digits, validation_fraction: null}
+        model: {name: conv_resnet26_small}
+        training:
+        search: ~
+        objective: null
+        task: null
+        trials:
+        resources: {workers: null}
+        """,
+    )
+    plain = load_sweep({"name": "nulls", "dataset": {"name": "digits"}, "model": {"name": PLAIN}})
+    assert load_sweep(path) == plain
+    assert load_sweep(path, ["budget=null", "trials=3", "trials="]) == plain

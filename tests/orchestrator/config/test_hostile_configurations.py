@@ -68,7 +68,7 @@ FINE = {"type": "float", "low": 1e-9, "high": 0.9, "step": 1e-12}
         ),
         ({"search": {"lr": {"type": "float", "low": 1.0, "high": 2.0, "step": 1e-17}}}, "too small to tell"),
         ({"search": {"epochs": list(range(1, 1_200))}}, "choices has 1,199 values; at most 1,000. Use low and high"),
-        ({"search": {"decay_milestones": 3}}, "search.decay_milestones: got 3; should be a valid tuple"),
+        ({"search": {"decay_milestones": 3}}, "search.decay_milestones: got 3; must be a list. Write [3]"),
         ({"tracking": {"experiment": "\ud800"}}, r"tracking.experiment: got '\ud800'; a text is a single line without"),
         ({"tracking": {"experiment": "a\0"}}, r"got 'a\x00'; a text is a single line without control characters"),
         ({"\x1b[31m": 1}, r"'\x1b[31m': as a name got '\x1b[31m'; a text is a single line"),

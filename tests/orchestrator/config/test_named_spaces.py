@@ -149,8 +149,8 @@ def test_a_foreign_configuration_is_projected_onto_the_space() -> None:
     )
     found = space.project({"optimizer": "adamw", "lr": 1e-3, "order": 5, "stages": "FFT", "ramp": 2.0})
     assert found.values == {"optimizer": "adamw", "adamw/lr": 1e-3, "stages": "FFT"}
-    assert found.left_out == {"order": "is outside its domain", "ramp": "is not searched here"}
+    assert found.left_out == {"order": "is outside its domain (whole numbers, 1 to 3)", "ramp": "is not searched here"}
     # without the choice it hangs on, a value cannot be placed
     assert space.project({"lr": 1e-3}).left_out == {"lr": "is not searched here"}
     assert space.project({"sgd/lr": 0.05, "optimizer": "sgd"}).values["sgd/lr"] == 0.05
-    assert space.project({"stages": "TTT"}).left_out == {"stages": "is outside its domain"}
+    assert space.project({"stages": "TTT"}).left_out == {"stages": "is outside its domain (FFT)"}

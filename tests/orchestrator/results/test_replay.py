@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,6 @@ from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.results.replay import lanes_used
 from tests.support.sweeps.fake_sweeps import write_sweep
-
-pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
 FINISHED, PRUNED = TrialStatus.FINISHED, TrialStatus.PRUNED
 RISING = [(FINISHED, [0.1 * number, 0.1 * number + 0.05, 0.1 * number + 0.08]) for number in range(9)]
@@ -92,6 +91,15 @@ def test_what_cannot_be_replayed_is_refused(tmp_path: Path, strategy: str, lanes
     write_sweep(tmp_path, "s", RISING, training=TRAINING)
     with pytest.raises(ConfigError, match=message):
         replay_sweep("s", strategy, lanes=lanes, runs_dir=tmp_path)
+
+
+def test_a_replay_of_several_objectives_warns_of_nothing_experimental(tmp_path: Path) -> None:
+    objective = [{"metric": "val/top1", "mode": "max"}, {"metric": "params", "mode": "min"}]
+    write_sweep(tmp_path, "s", RISING, training=TRAINING, objective=objective)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        replay_sweep("s", "tpe+asha", seeds=1, runs_dir=tmp_path)
+    assert [str(warning.message) for warning in caught] == []
 
 
 def test_a_sweep_without_reports_cannot_be_replayed(tmp_path: Path) -> None:

@@ -64,6 +64,21 @@ def test_without_a_file_the_snapshot_has_the_non_default_settings(
     assert SECRET not in paths["sweep.yaml"].read_text()
 
 
+def test_the_non_default_settings_are_those_of_the_sweep_when_they_are_read_again(tmp_path: Path) -> None:
+    config = SweepConfig(
+        name="ranges",
+        dataset={"name": "digits"},
+        model={"name": "sb_resnet29_cifar"},
+        search={
+            "lr": {"type": "float", "low": 1e-3, "high": 1e-2, "log": True},
+            "bias_channels": {"type": "int", "low": 1, "high": 6, "when": {"optimizer": "adamw"}},
+            "optimizer": ["sgd", "adamw"],
+        },
+    )
+    (path,) = (path for path in snapshot(tmp_path / "001", config) if path.name == "sweep.yaml")
+    assert load_sweep(path) == config
+
+
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 def test_the_git_diff_can_be_applied(sweep: tuple[Path, SweepConfig], tmp_path: Path) -> None:
     def git(*arguments: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,12 +20,17 @@ from orchestrator.cli.main import app
 from orchestrator.config import load_sweep, resolve_trial
 from orchestrator.errors import TrackingError
 from orchestrator.records.folder.known_servers import note_server
+from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
+from orchestrator.sweep.sync import sync_sweep
 from orchestrator.tracking.event_recorder import EventRecorder
+from orchestrator.tracking.mlflow_client import open_client, require_server
 from orchestrator.tracking.mlflow_runs import KEY
 from orchestrator.tracking.mlflow_writer import MlflowWriter
 from tests.support.servers.mlflow_server import BadConnection, MlflowServer
+from tests.support.servers.ports import free_port
+from tests.support.sweeps.fake_sweeps import write_sweep
 from tests.support.waiting import wait_for
 
 TRIALS, EPOCHS = 8, 4
@@ -212,3 +218,24 @@ def sync(folder: Path) -> str:
     done = CliRunner().invoke(app, ["sync", "s", "--runs-dir", str(folder / "runs")])
     assert done.exit_code == 0, done.output
     return done.output
+
+
+def test_commands_find_out_at_once_that_no_server_answers(tmp_path: Path) -> None:
+    uri = f"http://me:secret@127.0.0.1:{free_port()}"
+    message = (
+        rf"^no server answers at {re.escape(uri.replace('secret', '***'))} \(Connection refused\)\. Is MLflow running"
+    )
+    with pytest.raises(TrackingError, match=message):
+        open_client(uri)
+    folder = SweepFolder(write_sweep(tmp_path, "s", []))
+    with pytest.raises(TrackingError, match=message):
+        sync_sweep(folder, uri)
+    assert open_client(uri, patient=True) is not None  # a sweep waits for its server
+
+
+def test_a_server_behind_a_proxy_is_not_asked_directly(monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = f"http://mlflow.invalid:{free_port()}"
+    with pytest.raises(TrackingError, match="no server answers"):
+        require_server(uri)
+    monkeypatch.setenv("http_proxy", "http://proxy.invalid:3128")
+    require_server(uri)

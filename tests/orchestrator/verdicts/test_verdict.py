@@ -21,6 +21,7 @@ from orchestrator.verdicts.page import write_verdict
 from orchestrator.verdicts.tournament import SEEDS, load_tournament
 from orchestrator.verdicts.verdict import unfairness
 from tests.support.browser import Browser
+from tests.support.sweeps.fake_sweeps import write_sweep
 from tests.support.sweeps.settings import faults
 
 A, B = "conv_resnet26_small", "sb_resnet29_cifar"
@@ -151,6 +152,11 @@ def test_a_setting_that_cannot_be_compared(tmp_path: Path, by: str, message: str
     with pytest.raises(ConfigError) as caught:
         verdict(folder, by=by)
     assert message in str(caught.value)
+
+
+def test_a_sweep_without_trials_has_nothing_to_compare(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^verdict: sweep 'none' has no trial yet; there is nothing to compare$"):
+        verdict(write_sweep(tmp_path, "none", []))
 
 
 def test_an_arm_with_one_value_is_refused(tmp_path: Path) -> None:

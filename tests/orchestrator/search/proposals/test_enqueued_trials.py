@@ -139,8 +139,8 @@ def test_configurations_by_hand_take_the_place_of_the_papers(storage: StudyStora
 @pytest.mark.parametrize(
     ("try_first", "message"),
     [
-        ([{"order": 9}], "try_first.0.order: got 9; is outside its domain"),
-        ([{"order": 1}, {"ordre": 1}], "try_first.1.ordre: got 1; is not searched here"),
+        ([{"order": 9}], "try_first.0.order: got 9; is outside its domain ("),
+        ([{"order": 1}, {"ordre": 1}], "try_first.1.ordre: got 1; is not searched here. Did you mean 'order'?"),
         ("paper", "try_first: got 'paper'; must be papers, or a list of configurations such as [{lr: 0.1, order: 2}]"),
         ([{"order": [1]}], "try_first: got [{'order': [1]}]; must be papers, or a list of configurations"),
     ],
