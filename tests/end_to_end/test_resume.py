@@ -60,11 +60,13 @@ def held(*arguments):
 Ledger.trial_ended = held
 main()
 """
-# The command line, with the terminal on its standard input as its own, which sends a signal when it closes.
+# The command line, with the terminal on its standard input as its own, which sends a signal when it closes; the tests
+# may run under `nohup`.
 IN_A_TERMINAL = """
-import fcntl, termios
+import fcntl, signal, termios
 from orchestrator.cli.main import main
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 main()
 """

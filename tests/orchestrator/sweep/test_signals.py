@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 
 from orchestrator.sweep.signals import SignalWatch
+
+
+@pytest.fixture(autouse=True)
+def _hangups_are_not_ignored() -> Iterator[None]:
+    """Undo what `nohup` does for the process of the tests."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize(
@@ -30,10 +39,7 @@ def test_a_signal_requests_a_stop(sent: list[signal.Signals], urgent: bool) -> N
 
 
 def test_a_hangup_that_is_ignored_stays_ignored() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with SignalWatch() as watch:
-            os.kill(os.getpid(), signal.SIGHUP)
-            assert not watch.stop_requested
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with SignalWatch() as watch:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not watch.stop_requested
