@@ -123,7 +123,8 @@ class FreezeThaw(Allocator):
     def is_finished(self) -> bool:
         """See `Allocator.is_finished`."""
         if self._used >= self.budget:
-            return not (self._has_own_budget and len(self._curves)) or bool(self._curves.ended[self._leader()])
+            leader = self._leader() if self._has_own_budget else -1
+            return leader < 0 or bool(self._curves.ended[leader])
         return len(self._curves) >= self.setting.trials and bool(self._curves.ended.all())
 
     @property
@@ -150,8 +151,13 @@ class FreezeThaw(Allocator):
         return Resume(self._curves.numbers[row])
 
     def _leader(self) -> int:
-        """Return the row of the trial with the best newest score."""
-        return int(np.argmax(self._curves.latest))
+        """Return the row of the trial with the best score of any epoch, among those that are complete or may go on.
+
+        -1 where there is none. A trial that was stopped, or has failed or diverged, has ended before its last epoch.
+        """
+        incomplete = self._curves.ended & (self._curves.newest < self.setting.max_epochs)
+        best = np.where(incomplete, -np.inf, self._curves.best)
+        return int(np.argmax(best)) if np.isfinite(best).any() else -1
 
     def _is_by_rungs(self) -> bool:
         return self._assignments % _BY_RUNGS_EVERY == _BY_RUNGS_EVERY - 1

@@ -109,6 +109,11 @@ class TrialCurves:
         found = self.scores[np.arange(len(self)), np.maximum(newest, 1) - 1]
         return np.where(newest > 0, found, -np.inf)
 
+    @property
+    def best(self) -> Array:
+        """Best score of each trial; minus infinity before the first."""
+        return np.asarray(np.where(np.isnan(self.scores), -np.inf, self.scores).max(axis=1, initial=-np.inf))
+
     def seconds(self, rows: Rows) -> Array:
         """Return the seconds of an epoch of each trial; for one that has reported none, the median of the others."""
         known = self._column("seconds")

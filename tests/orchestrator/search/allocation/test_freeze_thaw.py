@@ -141,6 +141,38 @@ def test_without_a_number_of_epochs_it_uses_a_share_and_trains_the_best_trial_to
     assert max(point.epoch for point in trace.points if point.trial == trace.best_trial) == 27
 
 
+def spent_by(*trials: tuple[list[float], str]) -> FreezeThaw:
+    """Return a rule whose epochs are spent, after trials with these scores that are paused, complete or have failed."""
+    used = sum(len(scores) for scores, _ in trials)
+    rule = FreezeThaw(AllocationSetting(trials=len(trials), max_epochs=4, grace_epochs=1, reduction_factor=4))
+    assert rule.budget <= used
+    for number, (scores, state) in enumerate(trials):
+        rule.start(number, {})
+        for epoch, score in enumerate(scores, start=1):
+            rule.report(number, epoch, (score,), 1.0)
+        if state == "paused":
+            rule.pause(number, len(scores))
+        else:
+            rule.end(number)
+    return rule
+
+
+def test_the_trial_that_is_trained_to_its_end_is_the_one_with_the_best_score_of_any_epoch() -> None:
+    complete, paused = ([0.1, 0.6, 0.7, 0.7], "complete"), ([0.2, 0.8, 0.7], "paused")
+    rule = spent_by(complete, paused)
+    assert (rule.next_trial(2), rule.is_finished) == (Resume(1), False)
+    rule.start(1, {})
+    assert rule.report(1, 4, (0.7,), 1.0)
+    rule.end(1)
+    assert (rule.next_trial(2), rule.is_finished) == (None, True)
+
+
+def test_a_trial_that_has_failed_does_not_keep_the_best_of_the_others_from_its_end() -> None:
+    rule = spent_by(([0.9, 0.9], "failed"), ([0.1, 0.2], "paused"), ([0.3], "paused"))
+    assert (rule.next_trial(3), rule.is_finished) == (Resume(2), False)
+    assert spent_by(([0.9, 0.9], "failed")).is_finished
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_it_finds_the_best_configuration_with_a_third_of_the_epochs(seed: int) -> None:
     setting = AllocationSetting(trials=30, max_epochs=27, grace_epochs=1)
