@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import pickle
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from optuna.trial import TrialState
-from ray.tune.search import Searcher
 
 from orchestrator import load_sweep
 from orchestrator.config.plans import resolve_plans
@@ -24,7 +22,7 @@ from orchestrator.records.objectives import Objectives
 from orchestrator.records.settings.stored_config import complete_settings
 from orchestrator.search.schedulers.trial_schedulers import create_trial_scheduler
 from orchestrator.search.searcher import FINISHED
-from orchestrator.search.tune_run import TuneRun, TuneSearcher
+from orchestrator.search.tune_run import TuneRun
 from orchestrator.steering.request_folder import RequestFolder
 from orchestrator.steering.requests import REQUESTS, Answer
 from orchestrator.sweep.compatibility import steered_again, stored_config
@@ -383,19 +381,4 @@ def test_a_session_that_is_ending_refuses_and_answers_what_comes_late(tmp_path: 
     answer = session.requests.wait(late, 0.0)
     assert answer is not None
     assert not answer.done
-    session.close()
-
-
-def test_tune_gets_the_configurations_of_the_source_and_the_end_of_the_search(tmp_path: Path) -> None:
-    session = Session(tmp_path, trials=1)
-    source = session.search._searcher
-    searcher = TuneSearcher(source, session.plan)
-    assert searcher.set_search_properties(None, None, {})
-    assert not searcher.set_search_properties(None, None, {"lr": 0.1})
-    found = searcher.suggest("tune-0")
-    assert isinstance(found, dict) and found[TRIAL]["number"] == 0
-    assert searcher.suggest("tune-1") is None  # while the last trial runs
-    searcher.on_trial_complete("tune-0")
-    assert searcher.suggest("tune-1") == Searcher.FINISHED
-    assert vars(pickle.loads(pickle.dumps(searcher))) == {}
     session.close()

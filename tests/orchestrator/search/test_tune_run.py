@@ -1,14 +1,19 @@
-"""Errors of ours that pass through Ray Tune."""
+"""What Ray Tune gets from the search, and errors of ours that pass through it."""
 
 from __future__ import annotations
 
+import pickle
 import traceback
+from pathlib import Path
 
 import pytest
 from ray.tune.error import TuneError
+from ray.tune.search import Searcher
 
 from orchestrator.errors import StorageError
-from orchestrator.search.tune_run import _cause_of_ours
+from orchestrator.lanes.tune_keys import TRIAL
+from orchestrator.search.tune_run import TuneSearcher, _cause_of_ours
+from tests.orchestrator.search.test_steered_trials import Session
 
 
 def wrapped(error: Exception) -> Exception:
@@ -32,3 +37,18 @@ def test_an_error_for_the_user_is_unwrapped() -> None:
 def test_an_error_of_tune_stays_wrapped() -> None:
     theirs = wrapped(KeyError("of Tune's own"))
     assert _cause_of_ours(theirs) is theirs
+
+
+def test_tune_gets_the_configurations_of_the_source_and_the_end_of_the_search(tmp_path: Path) -> None:
+    session = Session(tmp_path, trials=1)
+    source = session.search._searcher
+    searcher = TuneSearcher(source, session.plan)
+    assert searcher.set_search_properties(None, None, {})
+    assert not searcher.set_search_properties(None, None, {"lr": 0.1})
+    found = searcher.suggest("tune-0")
+    assert isinstance(found, dict) and found[TRIAL]["number"] == 0
+    assert searcher.suggest("tune-1") is None  # while the last trial runs
+    searcher.on_trial_complete("tune-0")
+    assert searcher.suggest("tune-1") == Searcher.FINISHED
+    assert vars(pickle.loads(pickle.dumps(searcher))) == {}
+    session.close()

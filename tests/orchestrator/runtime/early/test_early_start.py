@@ -157,28 +157,26 @@ def test_one_that_does_not_suit_is_ended(
     assert not starter.is_stopped
 
 
-def test_one_that_cannot_start_is_ended(starter: Starter, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [("fail", "OSError: no memory"), ("die", "it has ended")],  # an error in its answer, or its end within the answer
+)
+def test_one_that_cannot_start_is_ended(
+    starter: Starter, caplog: pytest.LogCaptureFixture, fault: str, reason: str
+) -> None:
     begun()
     processes = starter.processes
-    (starter.folder / "fail").write_text("")
+    (starter.folder / fault).write_text("")
     starter.go()
     caplog.set_level(logging.DEBUG, early_start.__name__)
     assert take_instance(None, verbose=False) is None
-    assert caplog.messages == ["An instance could not be started early: OSError: no memory"]
-    assert are_gone(processes)
-    assert not (starter.folder / "folder").exists()
-
-
-def test_one_that_dies_within_its_answer_is_ended(starter: Starter, caplog: pytest.LogCaptureFixture) -> None:
-    begun()
-    processes = starter.processes
-    (starter.folder / "die").write_text("")
-    starter.go()
-    caplog.set_level(logging.DEBUG, early_start.__name__)
-    assert take_instance(None, verbose=False) is None
-    assert caplog.messages == ["An instance could not be started early: it has ended"]
-    assert are_gone(processes[:1])
-    end_all(processes[1:])
+    assert caplog.messages == [f"An instance could not be started early: {reason}"]
+    if fault == "die":  # what it has started ends with it where it is Ray's
+        assert are_gone(processes[:1])
+        end_all(processes[1:])
+    else:
+        assert are_gone(processes)
+        assert not (starter.folder / "folder").exists()
 
 
 @pytest.mark.parametrize("kept", [False, True])
