@@ -1,4 +1,4 @@
-"""What Ray Tune gets from the search, and errors of ours that pass through it."""
+"""Searcher for Ray Tune, and errors of ours that pass through Tune."""
 
 from __future__ import annotations
 
