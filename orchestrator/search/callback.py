@@ -25,7 +25,6 @@ from orchestrator.search.samplers.samplers import OUTCOME
 from orchestrator.search.schedulers.allocated import Allocation
 from orchestrator.search.scores import note_constraints, note_report
 from orchestrator.search.searcher import StudySearcher
-from orchestrator.search.study_cache import later, together, write_late
 from orchestrator.search.study_replay import STOPPED_BY_USER, end_in_study, set_waiting
 from orchestrator.uris import without_secrets
 
@@ -83,14 +82,9 @@ class SweepCallback(NotPickled, Callback):
             metrics = dict(result[REPORTED])
             where = {"held_s": result[HELD], "lane": result[LANE], "nodes": result[NODES]}
             self._ledger.trial_reported(asked.number, result[EPOCH], metrics, **where, failures=result[FAILURES])
-            with later(self._study):
-                note_report(self._study, asked, result[EPOCH], metrics, self._objectives)
+            note_report(self._study, asked, result[EPOCH], metrics, self._objectives)
             if self._allocation is not None:  # a last epoch does not pass through the trial scheduler
                 self._allocation.report(asked.number, result[EPOCH], metrics, result[HELD])
-
-    def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
-        """Write to the study what was reported: its trial trains again by now, and the journal has the report."""
-        write_late(self._study)
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Record the end of a trial: at its last epoch, early, for a pause, or because the sweep ends."""
@@ -192,12 +186,11 @@ class SweepCallback(NotPickled, Callback):
         if state is TrialState.WAITING:
             self._set_waiting(asked)
             return
-        with together(self._study):
-            asked.set_user_attr(OUTCOME, str(status))
-            if reason:
-                asked.set_user_attr("reason", without_secrets(reason))
-            note_constraints(self._study, asked, record, self._objectives)
-            self._study.tell(asked, values=values, state=state, skip_if_finished=True)
+        asked.set_user_attr(OUTCOME, str(status))
+        if reason:
+            asked.set_user_attr("reason", without_secrets(reason))
+        note_constraints(self._study, asked, record, self._objectives)
+        self._study.tell(asked, values=values, state=state, skip_if_finished=True)
 
     def _set_waiting(self, asked: optuna.Trial) -> None:
         """Requeue a trial; where the database does not answer, the next session does so from the journal."""

@@ -16,7 +16,6 @@ from orchestrator.records.ledger import Ledger, TrialRecord
 from orchestrator.records.objectives import Objectives
 from orchestrator.search.samplers.learnable import PAUSED_AT
 from orchestrator.search.scores import note_constraints
-from orchestrator.search.study_cache import StudyCache
 
 if TYPE_CHECKING:
     from orchestrator.search.schedulers.allocated import Allocation
@@ -81,16 +80,12 @@ def note_pause(study: optuna.Study, record: TrialRecord, objectives: Objectives)
         study._storage.set_trial_state_values(trial_id, TrialState.RUNNING)
     study._storage.set_trial_user_attr(trial_id, PAUSED_AT, record.epochs)
     note_constraints(study, trial, record, objectives)
-    if isinstance(study._storage, StudyCache):
-        study._storage.rest(trial_id)
 
 
 def begin_again(study: optuna.Study, number: int) -> optuna.Trial:
     """Return a paused or interrupted trial of the study as a running one."""
     storage = study._storage
     trial_id = storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
-    if isinstance(storage, StudyCache):
-        storage.wake(trial_id)
     if storage.get_trial(trial_id).state is TrialState.WAITING:
         storage.set_trial_state_values(trial_id, TrialState.RUNNING)
     return optuna.Trial(study, trial_id)

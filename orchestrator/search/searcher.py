@@ -29,7 +29,7 @@ from orchestrator.search.steering.present_space import (
     union_if_changed,
     union_space,
 )
-from orchestrator.search.study_cache import together
+from orchestrator.search.write_behind import flush_notes, flush_study
 from search_spaces import setting_of
 
 if TYPE_CHECKING:
@@ -135,6 +135,7 @@ class StudySearcher:
             params = params_by_hand(self._plan, source, settings)
             self._ledger.trial_enqueued(request, params)
             enqueue_request(self._study, params, request)
+            flush_study(self._study)
             return params
 
     def hold(self, number: int) -> None:
@@ -274,19 +275,19 @@ class StudySearcher:
         """Return the configuration of a trial; None where it was rejected, which is noted in the streak."""
         repeat = repeat_of(trial)
         is_new = not self._ledger.has_trial(trial.number)
-        with together(self._study):
-            if is_new and repeat is None:
-                params = self._plan.space.sample(trial, self._plan.stored_choices)
-                config = resolve_trial(self._plan, trial.number, params, self._plan.initial_weights)
-                if (rejection := self._outside(params) or self._trial_filter.rejection(config)) is not None:
-                    reject(self._study, self._ledger, trial, params, rejection)
-                    streak.note(rejection)
-                    return None
-            elif is_new and repeat is not None:
-                first = self._ledger.trial(repeat.configuration)
-                params, config = dict(first.params), repeated_config(first, trial.number, repeat.replicate)
-            self._has_begun = True
-            trial.set_user_attr("tune_trial", trial_id)
+        if is_new and repeat is None:
+            params = self._plan.space.sample(trial, self._plan.stored_choices)
+            config = resolve_trial(self._plan, trial.number, params, self._plan.initial_weights)
+            if (rejection := self._outside(params) or self._trial_filter.rejection(config)) is not None:
+                reject(self._study, self._ledger, trial, params, rejection)
+                streak.note(rejection)
+                return None
+        elif is_new and repeat is not None:
+            first = self._ledger.trial(repeat.configuration)
+            params, config = dict(first.params), repeated_config(first, trial.number, repeat.replicate)
+        self._has_begun = True
+        trial.set_user_attr("tune_trial", trial_id)
+        flush_notes(self._study, trial)
         self.asked[trial_id] = trial  # before the ledger makes the trial visible to other threads
         self._open.add(trial_id)
         if is_new:

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import optuna
 import sqlalchemy
 import sqlalchemy.exc
 import tenacity
-from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import OptunaError, StorageInternalError
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import orm
 from sqlalchemy.engine import make_url
 
 from orchestrator.errors import StorageError, first_line
 from orchestrator.files.database_file import require_intact_database
-from orchestrator.search.study_cache import TransactionalStorage, Write
+from orchestrator.search.write_behind import CREATE, StudyDatabase, Transaction, Write
 from orchestrator.uris import without_password
 
 logger = logging.getLogger(__name__)
@@ -36,21 +36,16 @@ _OPENINGS = 4
 # A server that vanished without closing its connections is noticed after about half a minute.
 _POSTGRESQL = {"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 _SQLITE = {"timeout": 60}
-# Calls of Optuna's cache to the database once a study is open. None of these calls another.
+# System attribute of a study with the mark of its newest transaction.
+_MARK = "spatialsweep:transaction"
+# Calls that read a study.
 _REPEATED = (
-    "set_study_user_attr",
-    "set_study_system_attr",
+    "get_study_id_from_name",
+    "get_study_name_from_id",
+    "get_study_directions",
     "get_study_user_attrs",
     "get_study_system_attrs",
-    "get_trial",
-    "get_trial_user_attrs",
-    "get_trial_system_attrs",
-    "set_trial_intermediate_value",
-    "set_trial_user_attr",
-    "set_trial_system_attr",
-    "_set_trial_param",
     "_get_trials",
-    "_get_best_trial_id",
 )
 
 
@@ -108,11 +103,10 @@ class _Session(orm.Session):
             super().close()
 
 
-class StudyStorage(TransactionalStorage):
+class StudyStorage(StudyDatabase):
     """Optuna's database, with calls repeated while its server is away.
 
-    Calls whose repetition has no further effect are repeated; a trial that was created twice, because the first answer
-    was lost, is closed. Safe to call from several threads; a call blocks for `patience_s` at most.
+    Safe to call from several threads; a call blocks for `patience_s` at most.
 
     Args:
         uri: Address in the notation of SQLAlchemy.
@@ -129,82 +123,78 @@ class StudyStorage(TransactionalStorage):
             options["connect_args"] = _POSTGRESQL
         self.public_uri = without_password(uri)
         self._patience_s = patience_s
-        self._last_numbers: dict[int, int] = {}
         self._is_lost = False
         location = address.render_as_string(hide_password=False)
         _refuse_mlflow(location, options)
         super().__init__(location, engine_kwargs=options)
         self.scoped_session = orm.scoped_session(orm.sessionmaker(bind=self.engine, class_=_Session))
 
-    def write_together(self, writes: Sequence[Write]) -> None:
-        """See `TransactionalStorage`; repeated calls that find their own effect succeed."""
-        attempts = 0
+    def carry_out(
+        self, transaction: Transaction, study_row: int, trial_rows: Mapping[int, int], numbers: Mapping[int, int]
+    ) -> dict[int, int]:
+        """See `StudyDatabase`."""
 
-        def write() -> bool:
-            nonlocal attempts
-            attempts += 1
-            return (attempts > 1 and self._is_ended_by(writes)) or self._in_one_transaction(writes)
+        def attempt() -> dict[int, int]:
+            transaction.attempts += 1
+            if transaction.attempts > 1 and self._has(transaction, study_row):  # its answer was lost
+                find = RDBStorage.get_trial_id_from_study_id_trial_number
+                return {trial_id: find(self, study_row, number) for trial_id, number in numbers.items()}
+            with self._one_transaction() as session:
+                created = self._write(session, transaction.writes, study_row, trial_rows, numbers)
+                RDBStorage.set_study_system_attr(self, study_row, _MARK, transaction.mark)
+            return created
 
-        if len(writes) > 1 and self._with_retries(write):
-            return
-        for name, trial_id, arguments in writes:
-            getattr(self, name)(trial_id, *arguments)
+        try:
+            return dict(self._with_retries(attempt))
+        except (sqlalchemy.exc.SQLAlchemyError, OptunaError, ValueError, KeyError) as error:
+            reason = _reason(error)
+            raise StorageError(f"the study's database at {self.public_uri} refuses a change: {reason}") from error
 
-    def _in_one_transaction(self, writes: Sequence[Write]) -> bool:
-        """Carry out calls, and return whether the database has them; otherwise it has none."""
+    def _has(self, transaction: Transaction, study_row: int) -> bool:
+        """Return whether a transaction was carried out; none was begun since."""
+        return bool(RDBStorage.get_study_system_attrs(self, study_row).get(_MARK) == transaction.mark)
+
+    @contextlib.contextmanager
+    def _one_transaction(self) -> Iterator[orm.Session]:
+        """Make one transaction of the calls in the block."""
         session: Any = self.scoped_session()
         session.held = True
         try:
-            for name, trial_id, arguments in writes:
-                getattr(RDBStorage, name)(self, trial_id, *arguments)
-                if not session.held:  # Optuna has passed over a conflict, and rolled back
-                    return False
+            yield session
+            if not session.held:  # Optuna has passed over a conflict, and rolled back
+                raise StorageError(f"another program writes to the study at {self.public_uri}")
             session.held = False
             session.commit()
-        except Exception as error:
+        except BaseException:
             session.rollback()
-            if _is_absence(error):
-                raise
-            return False
+            raise
         finally:
             session.held = False
             session.close()
-        return True
 
-    def _is_ended_by(self, writes: Sequence[Write]) -> bool:
-        """Return whether a trial has the end that one of the calls gives it."""
-        ends = [(write.trial_id, write.arguments[0]) for write in writes if write.name == "set_trial_state_values"]
-        return any(RDBStorage.get_trial(self, trial_id).state is state for trial_id, state in ends)
-
-    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """See `optuna.storages.BaseStorage`; a repeated call that finds its own effect succeeds."""
-        attempts = 0
-
-        def change() -> bool:
-            nonlocal attempts
-            attempts += 1
-            if attempts > 1 and RDBStorage.get_trial(self, trial_id).state is state:
-                return True
-            return RDBStorage.set_trial_state_values(self, trial_id, state, values)
-
-        return bool(self._with_retries(change))
-
-    def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
-        trial: FrozenTrial = self._with_retries(super()._create_new_trial, study_id, template_trial)
-        before = self._last_numbers.get(study_id)
-        self._last_numbers[study_id] = trial.number
-        for number in range(trial.number if before is None else before + 1, trial.number):
-            self._close_orphan(study_id, number)
-        return trial
-
-    def _close_orphan(self, study_id: int, number: int) -> None:
-        """End a trial that was created although the answer of the server was lost."""
-        trial_id = self._with_retries(self.get_trial_id_from_study_id_trial_number, study_id, number)
-        self.set_trial_user_attr(trial_id, "reason", "the database went away while this trial was made")
-        try:
-            self.set_trial_state_values(trial_id, TrialState.FAIL)
-        except UpdateFinishedTrialError:
-            logger.debug("Trial %d was closed by another process", number)
+    def _write(
+        self,
+        session: orm.Session,
+        writes: Sequence[Write],
+        study_row: int,
+        trial_rows: Mapping[int, int],
+        numbers: Mapping[int, int],
+    ) -> dict[int, int]:
+        """Carry out calls, and return the ids of created trials in the database by those in memory."""
+        created: dict[int, int] = {}
+        for name, subject, arguments in writes:
+            if name == CREATE:  # without Optuna's repetitions, which would not be part of the transaction
+                (template,) = arguments
+                trial: Any = self._get_prepared_new_trial(study_row, template, session)
+                if trial.number != numbers[subject]:
+                    raise StorageError(
+                        f"another program has created trial {numbers[subject]} in the study at {self.public_uri}"
+                    )
+                created[subject] = trial.trial_id
+            else:
+                row = study_row if subject < 0 else created.get(subject) or trial_rows[subject]
+                getattr(RDBStorage, name)(self, row, *arguments)
+        return created
 
     def _with_retries(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         attempts = tenacity.Retrying(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 
 import optuna
 
 from orchestrator.config.plans import SearchPlan
 from orchestrator.config.sections.first_trials import PAPERS
-from orchestrator.errors import SweepNameError
+from orchestrator.errors import StorageError, SweepNameError
 from orchestrator.search.proposals.enqueued_trials import paper_configurations
 from orchestrator.search.samplers.choice import may_end_early
 from orchestrator.search.samplers.samplers import create_sampler
-from orchestrator.search.study_cache import StudyCache, TransactionalStorage
+from orchestrator.search.write_behind import StudyDatabase, WriteBehindStorage, flush_study
+
+logger = logging.getLogger(__name__)
 
 
 def open_study(
@@ -39,7 +42,7 @@ def open_study(
     try:
         study = optuna.create_study(
             study_name=name,
-            storage=StudyCache(storage) if isinstance(storage, TransactionalStorage) else storage,
+            storage=WriteBehindStorage(storage) if isinstance(storage, StudyDatabase) else storage,
             sampler=create_sampler(
                 plan.sampler,
                 plan.space,
@@ -61,3 +64,15 @@ def open_study(
     study.set_metric_names([objective.metric for objective in plan.objectives])
     study.set_user_attr("space_fingerprint", plan.space.fingerprint)
     return study
+
+
+def close_study(study: optuna.Study) -> None:
+    """Write to the database what was changed last; where it does not answer, log that a resumed sweep will.
+
+    Args:
+        study: Study of the sweep.
+    """
+    try:
+        flush_study(study)
+    except StorageError as error:
+        logger.warning("The newest changes of the study are in the journal only, for a resumed sweep: %s", error)

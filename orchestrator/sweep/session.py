@@ -45,6 +45,7 @@ from orchestrator.runtime.ray_session import ray_session
 from orchestrator.search.proposals.trial_filter import TrialFilter
 from orchestrator.search.racing import race_state
 from orchestrator.search.schedulers.trial_schedulers import create_allocation
+from orchestrator.search.study import close_study
 from orchestrator.search.tune_run import TuneRun
 from orchestrator.sweep.checkpoint_retention import CheckpointRetention
 from orchestrator.sweep.disk_watch import DiskWatch
@@ -144,6 +145,7 @@ class SweepSession:
                 finally:
                     supervisor.close()  # 5. End the search and close the lanes
                     steering.close()
+                    close_study(study)
                 if not self._ledger.ended_by and self._ledger.count_ended_configurations() < self._plans.search.trials:
                     self._note_spent_epochs(search)
                 progress.update()

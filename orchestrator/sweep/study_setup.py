@@ -15,6 +15,7 @@ from orchestrator.search.steering.present_space import known_choices, store_choi
 from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study
 from orchestrator.search.study_replay import replay_study
+from orchestrator.search.write_behind import flush_study
 
 
 def set_up_study(plans: SweepPlans, ledger: Ledger, objectives: Objectives, say: Callable[[str], None]) -> optuna.Study:
@@ -40,6 +41,7 @@ def set_up_study(plans: SweepPlans, ledger: Ledger, objectives: Objectives, say:
         store_choices(study, known_choices(ledger.searched))
     replay_study(study, ledger, union or plans.search.space, objectives)
     enqueue_lost_requests(study, ledger.enqueued)
+    flush_study(study)
     return study
 
 

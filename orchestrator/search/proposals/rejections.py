@@ -13,13 +13,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.errors import SpaceExhaustedError
 from orchestrator.records.ledger import Ledger, count_rejected
 from orchestrator.search.proposals.trial_filter import Rejection
 from orchestrator.search.samplers.learnable import REJECTED
-from orchestrator.search.study_cache import write_late
+from orchestrator.search.write_behind import flush_study
 from search_spaces import setting_of
 
 _ATTEMPT = "attempt"  # user attribute of enqueued values that were rejected with what the sampler added
@@ -34,7 +34,8 @@ def reject(
 ) -> None:
     """Record a rejection in the ledger first, which is never behind, and then in the study.
 
-    The study has the values before: asked again after a kill in between, it returns the same, which are rejected again.
+    Where values were enqueued, the database has them before, and after it those that are enqueued again: asked again
+    after a kill in between, the study returns the same, which are rejected again.
 
     Args:
         study: Study of the sweep.
@@ -43,21 +44,24 @@ def reject(
         params: Values by searched name.
         rejection: Reason of the rejection.
     """
-    write_late(study)
-    ledger.trial_rejected(trial.number, params, rejection.rule, rejection.text)
-    trial.set_user_attr(REJECTED, f"{rejection.rule}: {rejection.text}")
-    _queue_again(study, trial, rejection)
-    study.tell(trial, state=TrialState.FAIL)
-
-
-def _queue_again(study: optuna.Study, trial: optuna.Trial, rejection: Rejection) -> None:
-    """Enqueue values again that were rejected for what the sampler had added to them."""
     stored = study._storage.get_trial(trial._trial_id)
     wanted = stored.system_attrs.get("fixed_params", {})
+    if wanted:
+        flush_study(study)
+    ledger.trial_rejected(trial.number, params, rejection.rule, rejection.text)
+    trial.set_user_attr(REJECTED, f"{rejection.rule}: {rejection.text}")
+    _queue_again(study, stored, wanted, rejection)
+    study.tell(trial, state=TrialState.FAIL)
+    if wanted:
+        flush_study(study)
+
+
+def _queue_again(study: optuna.Study, stored: FrozenTrial, wanted: Mapping[str, Any], rejection: Rejection) -> None:
+    """Enqueue values again that were rejected for what the sampler had added to them."""
     attempt = stored.user_attrs.get(_ATTEMPT, 1)
     if wanted and attempt < _MOST_ATTEMPTS and rejection.rule not in map(setting_of, wanted):
         kept = {key: value for key, value in stored.user_attrs.items() if key != REJECTED}
-        study.enqueue_trial(wanted, user_attrs={**kept, _ATTEMPT: attempt + 1})
+        study.enqueue_trial(dict(wanted), user_attrs={**kept, _ATTEMPT: attempt + 1})
 
 
 class RejectionStreak:

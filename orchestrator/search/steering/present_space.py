@@ -24,6 +24,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 from pydantic import TypeAdapter
 
+from orchestrator.search.write_behind import WriteBehindStorage
 from search_spaces import ChoiceDomain, ConstantDomain, Domain, FloatDomain, IntDomain, Scalar, SearchSpace
 
 _DOMAINS: TypeAdapter[Mapping[str, Domain]] = TypeAdapter(Mapping[str, Domain])
@@ -113,14 +114,17 @@ def store_choices(study: optuna.Study, choices: Mapping[str, tuple[Scalar, ...]]
         study: Study of the sweep; no other driver uses it.
         choices: All values that each choice ever had.
     """
-    cache = study._storage
-    database = getattr(cache, "_backend", cache)
-    if not isinstance(database, RDBStorage):
+    storage = study._storage
+    if not isinstance(storage, WriteBehindStorage):
         return
-    for name, values in choices.items():
-        if _rewrite(database, study._study_id, name, CategoricalDistribution(values)) and database is not cache:
-            cached: Any = cache
-            cached._studies[study._study_id].param_distribution.pop(name, None)
+    storage.flush()
+    changed = [
+        name
+        for name, values in choices.items()
+        if _rewrite(storage.database, storage.study_row, name, CategoricalDistribution(values))
+    ]
+    if changed:
+        storage.read_again(study._study_id)
 
 
 def _rewrite(database: RDBStorage, study_id: int, name: str, wanted: CategoricalDistribution) -> bool:

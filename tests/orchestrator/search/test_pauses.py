@@ -27,9 +27,10 @@ from orchestrator.search.samplers.learnable import LearnableStudy, TrialWindow
 from orchestrator.search.schedulers.trial_schedulers import create_allocation, create_trial_scheduler
 from orchestrator.search.searcher import FINISHED, StudySearcher
 from orchestrator.search.storage import open_storage
-from orchestrator.search.study import open_study
-from orchestrator.search.study_cache import StudyCache
+from orchestrator.search.study import close_study, open_study
 from orchestrator.search.study_replay import replay_study
+from orchestrator.search.write_behind import WriteBehindStorage
+from tests.support.sweeps.killed_driver import lose_unwritten
 from tests.support.sweeps.plans import search_plan
 
 SWEEP: dict[str, Any] = {
@@ -112,6 +113,11 @@ class Session:
         return True
 
     def close(self) -> None:
+        close_study(self.study)
+        self.journal.close()
+
+    def kill(self) -> None:
+        lose_unwritten(self.study)
         self.journal.close()
 
 
@@ -154,8 +160,11 @@ def test_trials_pause_at_rungs_and_the_best_resume_to_the_end(tmp_path: Path) ->
     session.close()
 
 
+@pytest.mark.parametrize("written", [True, False])
 @pytest.mark.parametrize("lanes", [1, 3])
-def test_a_sweep_killed_again_and_again_loses_no_trial_and_repeats_none(tmp_path: Path, lanes: int) -> None:
+def test_a_sweep_killed_again_and_again_loses_no_trial_and_repeats_none(
+    tmp_path: Path, lanes: int, written: bool
+) -> None:
     folder, whole = tmp_path / "killed", tmp_path / "whole"
     folder.mkdir(), whole.mkdir()
     sessions = 0
@@ -169,7 +178,7 @@ def test_a_sweep_killed_again_and_again_loses_no_trial_and_repeats_none(tmp_path
             session.run(lanes=lanes, events=events)
             break
         except Killed:
-            session.close()
+            session.close() if written else session.kill()
     assert sessions > 4
 
     records = session.ledger.trials()
@@ -221,7 +230,7 @@ def test_a_driver_that_dies_between_a_report_and_its_pause_pauses_the_trial_late
     session.callback._pauses = SimpleNamespace(record=dies)  # type: ignore[assignment]
     with pytest.raises(Killed):
         session.run(lanes=1)
-    session.close()
+    session.kill()
 
     session = Session(tmp_path)
     session.run(lanes=1)
@@ -316,12 +325,13 @@ def test_tpe_sees_paused_trials_of_several_objectives_with_their_newest_values(t
     session.close()
 
 
-def test_paused_trials_are_read_from_the_database_once(tmp_path: Path, count_reads: Callable[..., list[int]]) -> None:
+def test_a_sweep_does_not_read_its_study_again(tmp_path: Path, count_reads: Callable[..., list[int]]) -> None:
     session = Session(tmp_path, trials=15)
-    assert isinstance(session.study._storage, StudyCache)
-    reads = count_reads(session.study._storage._backend)
+    assert isinstance(session.study._storage, WriteBehindStorage)
+    reads = count_reads(session.study._storage.database)
     session.run(lanes=2)
-    assert max(reads) <= 4  # those on the lanes, one that is new, one that has just ended
+    assert len(session.study.trials) == 15
+    assert reads == []
     session.close()
 
 

@@ -22,6 +22,7 @@ from orchestrator.records.objectives import Objectives
 from orchestrator.records.settings.stored_config import complete_settings
 from orchestrator.search.schedulers.trial_schedulers import create_trial_scheduler
 from orchestrator.search.searcher import FINISHED
+from orchestrator.search.study import close_study
 from orchestrator.search.tune_run import TuneRun
 from orchestrator.steering.request_folder import RequestFolder
 from orchestrator.steering.requests import REQUESTS, Answer
@@ -157,6 +158,7 @@ class Session:
 
     def close(self) -> None:
         self.search.end("the sweep was interrupted")
+        close_study(self.study)
         self.journal.close()
 
 

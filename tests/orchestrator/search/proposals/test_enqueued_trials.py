@@ -16,7 +16,7 @@ from orchestrator.records.objectives import Objectives
 from orchestrator.search.proposals.enqueued_trials import enqueue_trials
 from orchestrator.search.searcher import StudySearcher
 from orchestrator.search.storage import StudyStorage, open_storage
-from orchestrator.search.study import open_study
+from orchestrator.search.study import close_study, open_study
 from orchestrator.search.study_replay import replay_study
 from tests.support.sweeps.plans import search_plan
 
@@ -167,6 +167,7 @@ def test_the_best_of_earlier_sweeps_is_tried_after_the_papers(storage: StudyStor
         study.tell(
             trial, value if value < 0.95 else None, state=TrialState.COMPLETE if value < 0.95 else TrialState.FAIL
         )
+    close_study(study)
     later = sweep(space="spatial_zoo", search={"model": [LSAS, SENET]}, try_first=[], warm_start=["early"], trials=9)
     found = first(later, storage, "later")
     assert [source for source, _ in found] == [f"trial {number} of early" for number in (1, 3, 2)]
