@@ -19,6 +19,20 @@ from orchestrator.records.folder.trial_folder import trial_folder
 _POLL_S = 0.2
 
 
+def first_assignment(tune_id: str, config: Mapping[str, Any], trials_folder: Path) -> TrialAssignment:
+    """Return the trial for a lane, until its configuration changes.
+
+    Args:
+        tune_id: Tune's id of the trial.
+        config: Tune's configuration of the trial.
+        trials_folder: Parent of the trials' folders.
+    """
+    trial = config[TRIAL]
+    return TrialAssignment(
+        tune_id, trial, str(trials_folder / trial_folder(trial["number"])), failures=config[FAILURES]
+    )
+
+
 class TrialClient(Trainable):
     """One trial in Tune's experiment, in an actor of its own; training happens on a lane.
 

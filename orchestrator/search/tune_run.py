@@ -13,7 +13,7 @@ from ray.tune.stopper import Stopper
 
 from orchestrator.config.plans import SearchPlan
 from orchestrator.errors import SpatialSweepError
-from orchestrator.lanes.trial_client import TrialClient
+from orchestrator.lanes.trial_client import TrialClient, first_assignment
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.ledger import Ledger
 from orchestrator.records.objectives import Objectives
@@ -43,15 +43,22 @@ class TuneSearcher(NotPickled, Searcher):
     Args:
         source: Source of the configurations.
         plan: Search plan of the sweep.
+        lease: Called with Tune's id of a trial and its configuration for Tune, which its lane gets before Tune has
+            passed it to the trial's actor; does not block.
     """
 
-    def __init__(self, source: StudySearcher, plan: SearchPlan) -> None:
+    def __init__(
+        self, source: StudySearcher, plan: SearchPlan, lease: Callable[[str, Mapping[str, Any]], None]
+    ) -> None:
         super().__init__(metric=plan.objective.metric, mode=plan.objective.mode)
         self._source = source
+        self._lease = lease
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # a text ends the search
         """See `StudySearcher.suggest`."""
         found = self._source.suggest(trial_id)
+        if isinstance(found, dict):
+            self._lease(trial_id, found)
         return Searcher.FINISHED if found == FINISHED else found
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -226,6 +233,14 @@ class TuneRun:
         except Exception as error:  # handed to the main thread, which raises it
             self.failure = _cause_of_ours(error)
 
+    def _lease_early(self, tune_id: str, config: Mapping[str, Any]) -> None:
+        """Lease a lane to a trial, which its actor will ask for as well, once Tune has configured it.
+
+        Where trials exchange weights, the actor has to look for those of another trial first.
+        """
+        if keeps_lane(self._plan):
+            self._hub.lease.remote(first_assignment(tune_id, config, self._folder.trials))
+
     def _tuner(self) -> tune.Tuner:
         trainable = tune.with_parameters(
             TrialClient, hub=self._hub, trials_folder=str(self._folder.trials), metric=self._plan.objective.metric
@@ -236,7 +251,7 @@ class TuneRun:
             tune_config=tune.TuneConfig(
                 metric=self._plan.objective.metric,
                 mode=self._plan.objective.mode,
-                search_alg=TuneSearcher(self._searcher, self._plan),
+                search_alg=TuneSearcher(self._searcher, self._plan, self._lease_early),
                 scheduler=create_trial_scheduler(self._plan, self._ledger, self._folder, self._allocation),
                 # A trial that resumes is a new one to Tune, and more may be wanted: the searcher ends the experiment.
                 num_samples=-1,

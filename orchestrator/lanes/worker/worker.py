@@ -81,7 +81,7 @@ def lane_loop(setting: Mapping[str, Any]) -> None:
         assignment: TrialAssignment | None = ray.get(lane.hub.next_assignment.remote(rank_id, left))
         if assignment is None:
             return
-        ray.get(lane.hub.begin.remote(rank_id, assignment))
+        lane.hub.begin.remote(rank_id, assignment)  # answered by nothing: the calls after it come later
         outcome = _train(lane, rank_id, workers, data, assignment, load=load)
         if ray.get(lane.hub.finish.remote(rank_id, assignment, outcome)) is Next.LEAVE:
             if outcome.kind is Outcome.MOVED:
