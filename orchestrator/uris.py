@@ -81,6 +81,8 @@ def without_secrets(text: str) -> str:
     Known secrets are the values of secret variables of the environment, and the passwords of addresses passed to
     `remember_secrets`, as they are and percent-encoded.
     """
+    if not text:
+        return text
     text = _HEADER.sub(rf"\1{MASK}", _ASSIGNED.sub(_masked_assignment, _addresses_masked(text)))
     known = {**_known, **_secrets_of_environment()}
     return _pattern(frozenset(known)).sub(lambda found: known[found[0]], text) if known else text

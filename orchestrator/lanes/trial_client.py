@@ -27,10 +27,8 @@ def first_assignment(tune_id: str, config: Mapping[str, Any], trials_folder: Pat
         config: Tune's configuration of the trial.
         trials_folder: Parent of the trials' folders.
     """
-    trial = config[TRIAL]
-    return TrialAssignment(
-        tune_id, trial, str(trials_folder / trial_folder(trial["number"])), failures=config[FAILURES]
-    )
+    folder = trials_folder / trial_folder(config[TRIAL]["number"])
+    return TrialAssignment(tune_id, dict(config[TRIAL]), str(folder), failures=config[FAILURES])
 
 
 class TrialClient(Trainable):
@@ -66,7 +64,7 @@ class TrialClient(Trainable):
 
     def reset_config(self, new_config: Mapping[str, Any]) -> bool:
         """Make this actor the client of another trial; it must not fail, so it only assigns attributes."""
-        self._trial = new_config[TRIAL]
+        self._trial: Mapping[str, Any] = dict(new_config[TRIAL])
         self._lane: int | None = None
         self._epoch: int = new_config[EPOCHS_DONE]
         self._failures: int = new_config[FAILURES]

@@ -14,10 +14,15 @@ from ray.tune.stopper import Stopper
 from orchestrator.config.plans import SearchPlan
 from orchestrator.errors import SpatialSweepError
 from orchestrator.lanes.trial_client import TrialClient, first_assignment
+from orchestrator.lanes.tune_keys import TRIAL, WholeConfig
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.ledger import Ledger
 from orchestrator.records.objectives import Objectives
-from orchestrator.runtime.ray_private.tune import direct_trial_actors, without_count_of_callbacks
+from orchestrator.runtime.ray_private.tune import (
+    direct_trial_actors,
+    without_count_of_callbacks,
+    without_experiment_state,
+)
 from orchestrator.search.callback import SweepCallback
 from orchestrator.search.not_pickled import NotPickled
 from orchestrator.search.pauses import Pauses
@@ -57,9 +62,10 @@ class TuneSearcher(NotPickled, Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # a text ends the search
         """See `StudySearcher.suggest`."""
         found = self._source.suggest(trial_id)
-        if isinstance(found, dict):
-            self._lease(trial_id, found)
-        return Searcher.FINISHED if found == FINISHED else found
+        if not isinstance(found, dict):
+            return Searcher.FINISHED if found == FINISHED else found
+        self._lease(trial_id, found)
+        return {**found, TRIAL: WholeConfig(found[TRIAL])}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """See `StudySearcher.release`."""
@@ -228,7 +234,7 @@ class TuneRun:
 
     def _run(self) -> None:
         try:
-            with direct_trial_actors(), without_count_of_callbacks():
+            with direct_trial_actors(), without_count_of_callbacks(), without_experiment_state():
                 self._tuner().fit()
         except Exception as error:  # handed to the main thread, which raises it
             self.failure = _cause_of_ours(error)

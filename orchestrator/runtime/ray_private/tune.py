@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +13,7 @@ from ray.tune.execution import tune_controller
 from ray.tune.execution.class_cache import _ActorClassCache
 from ray.tune.execution.tune_controller import TuneController
 
-__all__ = ["TuneController", "direct_trial_actors", "without_count_of_callbacks"]
+__all__ = ["TuneController", "direct_trial_actors", "without_count_of_callbacks", "without_experiment_state"]
 
 
 class _DirectActors(_ActorClassCache):
@@ -23,6 +24,17 @@ class _DirectActors(_ActorClassCache):
         if trainable_cls not in self._cache:
             self._cache[trainable_cls] = ray.remote(trainable_cls)
         return self._cache[trainable_cls]
+
+
+class _ControllerWithoutState(TuneController):
+    """Controller that writes the state of an experiment once, at its end, and without the trials."""
+
+    def checkpoint(self, force: bool = False, wait: bool = False) -> None:
+        if force:
+            super().checkpoint(force=force, wait=wait)
+
+    def _get_trial_checkpoints(self) -> dict[str, str]:
+        return {}
 
 
 @contextmanager
@@ -51,3 +63,17 @@ def without_count_of_callbacks() -> Iterator[None]:
         yield
     finally:
         names["_count_callbacks"] = before
+
+
+@contextmanager
+def without_experiment_state() -> Iterator[None]:
+    """Have experiments that begin within the context write their state once, at their end, and without the trials.
+
+    Tune would write it again and again, for a longer time the more trials there are; a sweep resumes from its journal.
+    """
+    names = vars(sys.modules["ray.tune.tune"])
+    before, names["TuneController"] = names["TuneController"], _ControllerWithoutState
+    try:
+        yield
+    finally:
+        names["TuneController"] = before
