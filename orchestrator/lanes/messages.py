@@ -55,6 +55,7 @@ class Report:
     Args:
         epoch: Number of the epoch, from 1.
         metrics: Metrics by name: of rank 0 those of the trial, of the first rank of each node the node's load.
+        is_last: Whether the rank has left the trial, whose last epoch it is.
         lane: Index of the lane, which the hub adds for the trial's client.
         nodes: Names of the nodes of the ranks, in the order of ranks.
         failures: Number of the trial's failures so far, which the hub adds likewise.
@@ -62,6 +63,7 @@ class Report:
 
     epoch: int
     metrics: Mapping[str, float] = field(default_factory=dict)
+    is_last: bool = False
     lane: int | None = field(default=None, compare=False)
     nodes: tuple[str, ...] = field(default=(), compare=False)
     failures: int = field(default=0, compare=False)
@@ -114,12 +116,14 @@ class TrialOutcome:
         reason: Reason of a failure, one line for users and then the traceback; place of a divergence.
         poisoned: Whether the process cannot train another trial, as after a CUDA error.
         final: Whether a retry would fail again, as when out of memory; the trial is not retried.
+        last_report: Report of the last epoch on a rank that has completed the trial.
     """
 
     kind: Outcome
     reason: str = ""
     poisoned: bool = False
     final: bool = False
+    last_report: Report | None = field(default=None, compare=False)
 
 
 class Decision(StrEnum):

@@ -60,24 +60,38 @@ class LaneHub:
         """Register a rank of a new worker group; the first rank to do so begins a generation."""
         self._notify(self._table.lane_of(rank_id))
 
-    async def next_assignment(self, rank_id: RankId, left: str | None = None) -> TrialAssignment | None:
-        """Wait for a trial to train, without a timeout.
+    async def next_assignment(
+        self, rank_id: RankId, left: TrialAssignment | None = None, last_report: Report | None = None
+    ) -> TrialAssignment | None:
+        """Deliver the last report of a trial, and wait for the next trial to train, without a timeout.
 
         Args:
             rank_id: Calling rank.
-            left: Id of the trial that the rank left last; not assigned again while a peer is still leaving it.
+            left: Trial that the rank left last; not assigned again while a peer is still leaving it.
+            last_report: Report of that trial's last epoch, where the rank has completed it: no decision follows, and
+                the lane is free once Tune has ended the trial.
 
         Returns:
             The trial; None when the sweep is over or the caller's generation is outdated.
         """
         lane = self._table.lane_of(rank_id)
         if not self._is_over_for(rank_id):
-            lane.wait(rank_id.rank, left)
+            if left is not None and last_report is not None and self._table.recover_assignment(lane, left):
+                lane.reports[rank_id.rank] = last_report
+            lane.wait(rank_id.rank, None if left is None else left.trial_id)
+            if lane.released and lane.all_wait:
+                self._table.free(lane)
         self._notify(lane)
+        if left is not None and lane.serves(left) and lane.is_completing:
+            await self._until_claimed(lane, left, lambda: self._is_over_for(rank_id) or not lane.serves(left))
         await self._wake_ups.until(
             lambda: (
                 self._is_over_for(rank_id)
-                or (lane.assignment is not None and lane.waiting.get(rank_id.rank) != lane.assignment.trial_id)
+                or (
+                    lane.assignment is not None
+                    and not lane.is_completing
+                    and lane.waiting.get(rank_id.rank) != lane.assignment.trial_id
+                )
             ),
             rank_id.lane,
         )
@@ -112,13 +126,26 @@ class LaneHub:
         def decided() -> bool:
             return gone() or self._closing or lane.released or lane.acknowledged >= report.epoch
 
-        if not lane.claimed:
-            await self._wake_ups.until(lambda: lane.claimed or decided(), rank_id.lane, timeout_s=ORPHAN_GRACE_S)
-            if not lane.claimed and lane.serves(assignment):
-                lane.released = True  # its client is gone: the release went to a hub that has been restarted since
-                self._notify(lane)
+        await self._until_claimed(lane, assignment, decided)
         await self._wake_ups.until(decided, rank_id.lane)
         return Decision.GO if not gone() and lane.acknowledged >= report.epoch else Decision.STOP
+
+    async def _until_claimed(self, lane: Lane, assignment: TrialAssignment, decided: Callable[[], bool]) -> None:
+        """Wait for the first call of a trial's client to this hub, which a restarted one may get later.
+
+        Args:
+            lane: Lane of the trial.
+            assignment: The trial.
+            decided: Returns whether the caller needs to wait no longer.
+        """
+        if lane.claimed or lane.index is None:
+            return
+        await self._wake_ups.until(lambda: lane.claimed or decided(), lane.index, timeout_s=ORPHAN_GRACE_S)
+        if not lane.claimed and lane.serves(assignment):
+            lane.released = True  # its client is gone: the release went to a hub that has been restarted since
+            if lane.all_wait:
+                self._table.free(lane)
+            self._notify(lane)
 
     async def progress(self, rank_id: RankId, trial_id: str, progress: EpochProgress) -> ProgressAnswer:
         """Store the newest progress that the first rank sends, and return at once whether to leave the epoch."""

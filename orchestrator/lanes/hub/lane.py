@@ -69,6 +69,11 @@ class Lane:
         return 0 < self.world_size == len(self.waiting)
 
     @property
+    def is_completing(self) -> bool:
+        """True when a rank has delivered the last report of the trial, which is then not assigned again."""
+        return any(report.is_last for report in self.reports.values())
+
+    @property
     def newest_report(self) -> Report | None:
         """Newest report that every rank has delivered: rank 0's metrics, and the load of all nodes."""
         if not self.reports or len(self.reports) < self.world_size:

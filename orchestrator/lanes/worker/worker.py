@@ -10,6 +10,7 @@ import gc
 import logging
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,21 +77,23 @@ def lane_loop(setting: Mapping[str, Any]) -> None:
     source = open_any_dataset(lane.inputs.dataset_path)
     data = find_task(lane.inputs.task).place_dataset(source, workers.device, lane.inputs.dataset)
     gc.freeze()  # what was imported stays; each trial would look through it twice, for 0.4 s
-    left: str | None = None
+    left: TrialAssignment | None = None
+    last_report: Report | None = None
     while True:
-        assignment: TrialAssignment | None = ray.get(lane.hub.next_assignment.remote(rank_id, left))
+        assignment: TrialAssignment | None = ray.get(lane.hub.next_assignment.remote(rank_id, left, last_report))
         if assignment is None:
             return
         lane.hub.begin.remote(rank_id, assignment)  # answered by nothing: the calls after it come later
         outcome = _train(lane, rank_id, workers, data, assignment, load=load)
-        if ray.get(lane.hub.finish.remote(rank_id, assignment, outcome)) is Next.LEAVE:
+        last_report = outcome.last_report
+        if last_report is None and ray.get(lane.hub.finish.remote(rank_id, assignment, outcome)) is Next.LEAVE:
             if outcome.kind is Outcome.MOVED:
                 return  # all ranks return, and Train counts no failure
             raise LaneBrokenError(f"lane {lane.lane}: {outcome.kind}; the worker group is rebuilt")
         reset_torch()
         if left is None:
             gc.freeze()  # objects that outlive a trial belong to the process; to scan them takes 0.25 s each time
-        left = assignment.trial_id
+        left = assignment
 
 
 def _join_lane(lane: LaneSetting) -> tuple[RankId, Workers]:
@@ -140,16 +143,22 @@ def _attempt(
 ) -> TrialOutcome:
     """Train one trial and map its exceptions to an outcome; only what must end the process is raised."""
     here = (node_name(),)
+    epochs: int = assignment.config["training"]["epochs"]
+    last_report: Report | None = None
     progress = TrialProgress(lane.hub, rank_id, assignment.trial_id, is_preempted=is_node_preempted)
 
     def report(epoch: int, metrics: Mapping[str, float]) -> None:
+        nonlocal last_report
         own = dict(metrics) if workers.is_first else {}
         if own:
             log.info("epoch %d: %s", epoch, format_metrics(own))
-        message = Report(epoch, own | (load.read() if load else {}), nodes=here)
+        message = Report(epoch, own | (load.read() if load else {}), is_last=epoch >= epochs, nodes=here)
+        if message.is_last:
+            last_report = message  # delivered with the request for the next trial: there is nothing to decide
+            return
         if ray.get(lane.hub.report.remote(rank_id, assignment, message)) is Decision.STOP:
             raise StopTrial
-        if epoch < assignment.config["training"]["epochs"] and _is_preempted(workers):
+        if _is_preempted(workers):
             raise LeaveLane
         progress.note_report()
 
@@ -165,7 +174,7 @@ def _attempt(
             costs=lane.inputs.costs,
             observer=progress,
         )
-        return _run(trial, report, workers, log)
+        return replace(_run(trial, report, workers, log), last_report=last_report)
     except StopTrial:
         return TrialOutcome(Outcome.STOPPED)
     except LeaveLane:

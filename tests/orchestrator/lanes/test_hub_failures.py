@@ -36,7 +36,7 @@ async def test_a_failed_trial_is_retried_on_the_same_group_and_then_has_failed()
     event = asyncio.ensure_future(hub.next_event(A, 0, 0))
     assert await asyncio.gather(*finishing(hub, FAILED, FAILED)) == [Next.STAY] * 2
     assert await settled(event) == [False]
-    assert await asyncio.gather(*both(lambda rank: hub.next_assignment(rank, "a"))) == [A, A]
+    assert await asyncio.gather(*both(lambda rank: hub.next_assignment(rank, A))) == [A, A]
     assert await asyncio.gather(*finishing(hub, FAILED, FAILED)) == [Next.STAY] * 2
     assert await event == replace(FAILED, reason="attempt 2: no luck")
     await started(hub, B)
@@ -48,7 +48,7 @@ async def test_failures_before_a_pause_or_in_earlier_sessions_count() -> None:
     resumed = replace(A, failures=2)
     await started(hub, resumed)
     await asyncio.gather(*finishing(hub, FAILED, FAILED, assignment=resumed))
-    assert await asyncio.gather(*both(lambda rank: hub.next_assignment(rank, "a"))) == [resumed, resumed]
+    assert await asyncio.gather(*both(lambda rank: hub.next_assignment(rank, A))) == [resumed, resumed]
     reporting(hub, 1, resumed)
     event = await hub.next_event(resumed, 0, 0)
     assert isinstance(event, Report)
@@ -210,10 +210,10 @@ async def test_failures_of_one_trial_are_not_counted_against_the_next() -> None:
     hub = LaneHub(max_failures=1)
     await started(hub)
     await asyncio.gather(*finishing(hub, FAILED, FAILED))
-    assert await asyncio.gather(*both(lambda rank: hub.next_assignment(rank, "a"))) == [A, A]
+    assert await asyncio.gather(*both(lambda rank: hub.next_assignment(rank, A))) == [A, A]
     await asyncio.gather(*finishing(hub, COMPLETED, COMPLETED))
     await started(hub, B)
     await asyncio.gather(*finishing(hub, FAILED, FAILED, assignment=B))
-    assert await asyncio.gather(*both(lambda rank: hub.next_assignment(rank, "b"))) == [B, B]
+    assert await asyncio.gather(*both(lambda rank: hub.next_assignment(rank, B))) == [B, B]
     await hub.release("b")
     assert await asyncio.gather(*finishing(hub, STOPPED, STOPPED, assignment=B)) == [Next.STAY] * 2

@@ -91,13 +91,13 @@ async def test_an_outcome_recorded_after_a_restart_reaches_the_client() -> None:
 async def test_a_rank_answered_before_the_restart_does_not_begin_without_its_peer() -> None:
     hub = LaneHub()
     client = asyncio.ensure_future(hub.next_event(A, 0, 3))
-    first = asyncio.ensure_future(hub.next_assignment(rank_id(0), "a"))
+    first = asyncio.ensure_future(hub.next_assignment(rank_id(0), A))
     assert await settled(first, client) == [False, False]
     assert await hub.finish(rank_id(1), A, COMPLETED) is Next.STAY
     assert await client == COMPLETED
     assert await settled(first) == [False]
     lease = asyncio.ensure_future(hub.lease(B))
-    assert await hub.next_assignment(rank_id(1), "a") == B
+    assert await hub.next_assignment(rank_id(1), A) == B
     assert (await first, await lease) == (B, 0)
 
 
@@ -105,9 +105,9 @@ async def test_a_rank_answered_before_the_restart_does_not_begin_without_its_pee
 async def test_a_trial_whose_outcome_was_lost_is_trained_again_by_all_its_ranks() -> None:
     hub = LaneHub()
     client = asyncio.ensure_future(hub.next_event(A, 0, 1))
-    first = asyncio.ensure_future(hub.next_assignment(rank_id(0), "a"))
+    first = asyncio.ensure_future(hub.next_assignment(rank_id(0), A))
     assert await settled(first) == [False]
-    assert await hub.next_assignment(rank_id(1), "a") == A
+    assert await hub.next_assignment(rank_id(1), A) == A
     assert await first == A
     finishing(hub, FAILED, FAILED)
     assert await client == FAILED
@@ -139,7 +139,7 @@ async def test_a_hub_restarted_while_the_sweep_closes_is_closed_again() -> None:
     hub = LaneHub()  # ranks of lane 0 come from their report, lane 1 is gone
     leaving = finishing(hub, STOPPED, STOPPED)
     assert await asyncio.gather(*leaving) == [Next.STAY] * 2
-    ranks = both(lambda rank: hub.next_assignment(rank, "a"))
+    ranks = both(lambda rank: hub.next_assignment(rank, A))
     assert await settled(*ranks) == [False, False]
     await hub.close()
     assert await asyncio.gather(*ranks) == [None] * 2

@@ -103,6 +103,7 @@ class World:
         self.ends: dict[str, list[str]] = defaultdict(list)
         self.hub = LaneHub(self.max_failures)
         self.hub_calls: dict[asyncio.Task[Any], None] = {}  # in order, so that a seed has one outcome
+        self.sent: set[asyncio.Task[Any]] = set()
         self.groups: dict[int, tuple[Group, list[asyncio.Task[None]]]] = {}
         self.generation = 0
         self.closing = False
@@ -155,6 +156,12 @@ class World:
             if hub is self.hub:
                 return answer
 
+    def _send(self, method: str, *arguments: Any) -> None:
+        """Call the hub without waiting for its answer."""
+        call = asyncio.create_task(self._call(method, *arguments))
+        self.sent.add(call)
+        call.add_done_callback(self.sent.discard)
+
     async def _pause(self) -> None:
         await asyncio.sleep(self.random.choice((0, 0, 0.001, 0.003)))
 
@@ -191,16 +198,17 @@ class World:
         rank_id = RankId(group.lane, group.generation, rank, group.world_size)
         await group.collective(rank)
         await self._call("join", rank_id)
-        left = None
+        left, last_report = None, None
         while True:
-            assignment = await self._call("next_assignment", rank_id, left)
+            assignment = await self._call("next_assignment", rank_id, left, last_report)
             if assignment is None:
                 return
-            await self._call("begin", rank_id, assignment)
+            self._send("begin", rank_id, assignment)
             outcome = await self._train(group, rank_id, assignment)
-            if await self._call("finish", rank_id, assignment, outcome) is Next.LEAVE:
+            last_report = outcome.last_report
+            if last_report is None and await self._call("finish", rank_id, assignment, outcome) is Next.LEAVE:
                 raise LeftLaneError
-            left = assignment.trial_id
+            left = assignment
 
     async def _train(self, group: Group, rank_id: RankId, assignment: TrialAssignment) -> TrialOutcome:
         plan = self.plans[assignment.trial_id]
@@ -219,11 +227,13 @@ class World:
                         self.saved[assignment.trial_id] = epoch
                 resumed = False
                 metrics: Mapping[str, float] = {"trial": float(assignment.trial_id[1:])} if rank_id.rank == 0 else {}
+                if epoch == plan.epochs:
+                    return TrialOutcome(Outcome.COMPLETED, last_report=Report(epoch, metrics, is_last=True))
                 if await self._call("report", rank_id, assignment, Report(epoch, metrics)) is Decision.STOP:
                     return TrialOutcome(Outcome.STOPPED)
         except PeerLostError:
             return TrialOutcome(Outcome.PEER_LOST)
-        return TrialOutcome(Outcome.COMPLETED)
+        raise AssertionError("the last epoch was reported")
 
     # Tune and the driver
 
