@@ -82,9 +82,9 @@ def measure_study(trials: int = 60) -> dict[str, dict[str, list[float]]]:
         trials: Number of trials of each kind.
     """
     import optuna
+    from orchestrator.search.study_cache import StudyCache
 
     from orchestrator.search.storage import open_storage, quieten
-    from orchestrator.search.study_cache import StudyCache
 
     quieten()
     found: dict[str, dict[str, list[float]]] = {}

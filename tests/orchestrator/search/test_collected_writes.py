@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
+from orchestrator.search.study_cache import later, together, write_late
 
 from orchestrator.lanes.tune_keys import EPOCH, FAILURES, HELD, LANE, NODES, REPORTED
 from orchestrator.records.journal import Journal
@@ -23,7 +24,6 @@ from orchestrator.search.callback import SweepCallback
 from orchestrator.search.searcher import StudySearcher
 from orchestrator.search.storage import StudyStorage, open_storage
 from orchestrator.search.study import open_study
-from orchestrator.search.study_cache import later, together, write_late
 from orchestrator.search.study_replay import replay_study
 from tests.support.sweeps.plans import search_plan
 

@@ -13,13 +13,13 @@ import optuna
 import pytest
 import sqlalchemy
 from optuna.trial import TrialState
+from orchestrator.search.study_cache import later, together
 
 from orchestrator import load_sweep
 from orchestrator.config.plans import resolve_plans, study_uri
 from orchestrator.errors import ConfigError, StorageError, SweepNameError
 from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study
-from orchestrator.search.study_cache import later, together
 from tests.support.servers.postgresql import PASSWORD, PostgresqlServer
 from tests.support.sweeps.plans import search_plan
 
