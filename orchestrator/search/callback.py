@@ -44,6 +44,8 @@ class SweepCallback(NotPickled, Callback):
         objectives: Objectives and constraints of the sweep.
         ledger: Ledger of the sweep; written before the study, as it is durable.
         hub: Handle of the lane hub, which releases the lane of a trial that Tune has ended.
+        acknowledges: Whether a trial that Tune continues may begin its next epoch before its actor is asked for it;
+            not where trials exchange weights, as the actor has to look for those of another trial first.
         allocation: Allocation rule of the sweep; None where its trial scheduler pauses no trial.
         pauses: Recorder of pauses; None where no trial can be paused.
     """
@@ -56,6 +58,7 @@ class SweepCallback(NotPickled, Callback):
         ledger: Ledger,
         hub: Any,
         *,
+        acknowledges: bool = False,
         allocation: Allocation | None = None,
         pauses: Pauses | None = None,
     ) -> None:
@@ -63,6 +66,7 @@ class SweepCallback(NotPickled, Callback):
         self._study = study
         self._ledger = ledger
         self._hub = hub
+        self._acknowledges = acknowledges
         self._objectives = objectives
         self._allocation = allocation
         self._pauses = pauses
@@ -82,6 +86,8 @@ class SweepCallback(NotPickled, Callback):
             metrics = dict(result[REPORTED])
             where = {"held_s": result[HELD], "lane": result[LANE], "nodes": result[NODES]}
             self._ledger.trial_reported(asked.number, result[EPOCH], metrics, **where, failures=result[FAILURES])
+            if self._acknowledges and not result.get("done"):  # as the stopper or the trial scheduler has decided
+                self._hub.acknowledge.remote(trial.trial_id, result[EPOCH])
             note_report(self._study, asked, result[EPOCH], metrics, self._objectives)
             if self._allocation is not None:  # a last epoch does not pass through the trial scheduler
                 self._allocation.report(asked.number, result[EPOCH], metrics, result[HELD])

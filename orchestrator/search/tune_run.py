@@ -143,7 +143,14 @@ class TuneRun:
         self._searcher = StudySearcher(study, plan, ledger, room, say=say, allocation=self._allocation, pauses=pauses)
         self._stopper = _ExternalStopper(self._searcher.steered)
         self._callback = SweepCallback(
-            self._searcher, study, objectives, ledger, hub, allocation=self._allocation, pauses=pauses
+            self._searcher,
+            study,
+            objectives,
+            ledger,
+            hub,
+            acknowledges=keeps_lane(plan),
+            allocation=self._allocation,
+            pauses=pauses,
         )
         self._thread = threading.Thread(target=self._run, name="tune", daemon=True)
         self.failure: Exception | None = None

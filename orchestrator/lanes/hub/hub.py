@@ -250,6 +250,19 @@ class LaneHub:
             or TrialOutcome(Outcome.INTERRUPTED)
         )
 
+    async def acknowledge(self, trial_id: str, epoch: int) -> None:
+        """Let the ranks of a trial continue after an epoch, before its client acknowledges the epoch as well.
+
+        Args:
+            trial_id: Id of the trial.
+            epoch: Newest epoch that Tune has received, and after which it continues.
+        """
+        serving = self._table.serving(trial_id)
+        if serving is None or serving.released or self._winding_down or self._closing:
+            return
+        serving.claimed, serving.acknowledged = True, max(serving.acknowledged, epoch)
+        self._notify(serving)
+
     async def _recover_lane(self, assignment: TrialAssignment, lane: int) -> None:
         """Record a lease that a restarted hub has no record of."""
         if (

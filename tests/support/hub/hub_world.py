@@ -264,6 +264,8 @@ class World:
                 return "trained"
             if plan.stop_after is not None and after >= plan.stop_after:
                 return "stopped early"
+            if self.random.random() < 0.5:  # the driver acknowledges it as well, before or after its client
+                self._send("acknowledge", trial_id, after)
 
     async def _cause_failures(self) -> None:
         for _ in range(self.random.randint(0, 5)):
