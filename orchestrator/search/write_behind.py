@@ -88,7 +88,7 @@ class WriteBehindStorage(InMemoryStorage):
     """Storage of one study: in memory for its driver, and in its database a moment later.
 
     Only the driver of the sweep writes to its study. Changes are written in their order, by a thread or by `flush`. A
-    failed transaction is kept and repeated with the next ones; the next change raises its error.
+    failed transaction is kept; the next change tries it again, and raises the error where it fails again.
 
     Args:
         database: Database of the study.
@@ -101,7 +101,7 @@ class WriteBehindStorage(InMemoryStorage):
         self._trial_rows: dict[int, int] = {}  # ids of its trials in the database, by those in memory
         self._queue: list[Write] = []
         self._kept: Transaction | None = None  # failed
-        self._failure: Exception | None = None  # of the thread, not yet raised
+        self._failure: Exception | None = None  # of the last attempt to write
         self._timer: threading.Timer | None = None
         self._writing = threading.Lock()  # held while the database is written
 
@@ -171,14 +171,19 @@ class WriteBehindStorage(InMemoryStorage):
             StorageError: The database does not answer, or refuses a change; all changes are kept.
         """
         with self._writing:
-            while (transaction := self._next_transaction()) is not None:
-                numbers = {
-                    write.subject: self._trial_id_to_study_id_and_number[write.subject][1]
-                    for write in transaction.writes
-                    if write.name == CREATE
-                }
-                self._trial_rows |= self._database.carry_out(transaction, self.study_row, self._trial_rows, numbers)
-                self._kept = None
+            try:
+                while (transaction := self._next_transaction()) is not None:
+                    self._carry_out(transaction)
+                    self._kept = None
+            except Exception as error:
+                self._failure = error
+                raise
+            self._failure = None
+
+    def _carry_out(self, transaction: Transaction) -> None:
+        created = [write.subject for write in transaction.writes if write.name == CREATE]
+        numbers = {trial_id: self._trial_id_to_study_id_and_number[trial_id][1] for trial_id in created}
+        self._trial_rows |= self._database.carry_out(transaction, self.study_row, self._trial_rows, numbers)
 
     def _next_transaction(self) -> Transaction | None:
         """Return the transaction to carry out: a failed one first; None where all is written."""
@@ -186,7 +191,9 @@ class WriteBehindStorage(InMemoryStorage):
             if self._kept is None and self._queue:
                 self._kept = Transaction(self._queue)
                 self._queue = []
-            self._failure = None  # raised by this flush, if it fails again
+            if self._kept is None and self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
             return self._kept
 
     def flush_notes(self, trial_id: int) -> None:
@@ -209,14 +216,11 @@ class WriteBehindStorage(InMemoryStorage):
             self.flush()
 
     def _flush_later(self) -> None:
-        """Write what was changed, in the thread of the timer; the next change raises its error."""
+        """Write what was changed, in the thread of the timer."""
         with self._lock:
             self._timer = None
-        try:
+        with contextlib.suppress(Exception):  # `flush` keeps it; the next change tries again, and raises what it meets
             self.flush()
-        except Exception as error:  # raised by the next change
-            with self._lock:
-                self._failure = error
 
     # Changes
 
@@ -227,20 +231,15 @@ class WriteBehindStorage(InMemoryStorage):
         Raises:
             StorageError: Earlier changes could not be written.
         """
+        if self._failure is not None:
+            self.flush()
         with self._lock:
-            if self._failure is not None:
-                failure, self._failure = self._failure, None
-                self._schedule()
-                raise failure
             yield self._queue
-            self._schedule()
-
-    def _schedule(self) -> None:
-        if self._timer is None:
-            self._timer = threading.Timer(_DELAY_S, self._flush_later)
-            self._timer.name = "study-writer"
-            self._timer.daemon = True
-            self._timer.start()
+            if self._timer is None:
+                self._timer = threading.Timer(_DELAY_S, self._flush_later)
+                self._timer.name = "study-writer"
+                self._timer.daemon = True
+                self._timer.start()
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
         """See `optuna.storages.BaseStorage`."""

@@ -79,8 +79,10 @@ class LaneHub:
             if left is not None and last_report is not None and self._table.recover_assignment(lane, left):
                 lane.reports[rank_id.rank] = last_report
             lane.wait(rank_id.rank, None if left is None else left.trial_id)
-            if lane.released and lane.all_wait:
+            if lane.all_wait and lane.released:
                 self._table.free(lane)
+            elif lane.all_wait and lane.is_completing and not lane.is_complete:
+                lane.restart_attempt()  # a peer has failed, which a hub has taken along
         self._notify(lane)
         if left is not None and lane.serves(left) and lane.is_completing:
             await self._until_claimed(lane, left, lambda: self._is_over_for(rank_id) or not lane.serves(left))
@@ -141,7 +143,7 @@ class LaneHub:
         if lane.claimed or lane.index is None:
             return
         await self._wake_ups.until(lambda: lane.claimed or decided(), lane.index, timeout_s=ORPHAN_GRACE_S)
-        if not lane.claimed and lane.serves(assignment):
+        if not lane.claimed and not decided() and lane.serves(assignment):
             lane.released = True  # its client is gone: the release went to a hub that has been restarted since
             if lane.all_wait:
                 self._table.free(lane)
@@ -260,7 +262,7 @@ class LaneHub:
         serving = self._table.serving(trial_id)
         if serving is None or serving.released or self._winding_down or self._closing:
             return
-        serving.claimed, serving.acknowledged = True, max(serving.acknowledged, epoch)
+        serving.acknowledged = max(serving.acknowledged, epoch)  # claimed by its client alone, which may be gone
         self._notify(serving)
 
     async def _recover_lane(self, assignment: TrialAssignment, lane: int) -> None:

@@ -74,6 +74,11 @@ class Lane:
         return any(report.is_last for report in self.reports.values())
 
     @property
+    def is_complete(self) -> bool:
+        """True when every rank has delivered the last report of the trial."""
+        return len(self.reports) == self.world_size and all(report.is_last for report in self.reports.values())
+
+    @property
     def newest_report(self) -> Report | None:
         """Newest report that every rank has delivered: rank 0's metrics, and the load of all nodes."""
         if not self.reports or len(self.reports) < self.world_size:

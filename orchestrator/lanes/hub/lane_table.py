@@ -194,6 +194,8 @@ class LaneTable:
             self._count_failure(lane, assignment, failures[0])
             if not lane.broken and lane.serves(assignment):
                 lane.restart_attempt()
+        elif not lane.broken and outcomes[0].kind is Outcome.STOPPED and not lane.released:
+            lane.restart_attempt()  # stopped for the failure of a peer, which a hub has taken along
         elif not lane.broken:
             self.record_outcome(assignment.trial_id, outcomes[0])
             self.free(lane)

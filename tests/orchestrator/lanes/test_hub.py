@@ -56,6 +56,22 @@ async def test_ranks_continue_together_once_the_client_acknowledges() -> None:
 
 
 @in_loop
+async def test_the_driver_may_acknowledge_an_epoch_before_the_client() -> None:
+    hub = LaneHub()
+    await started(hub)
+    ranks = reporting(hub, 1)
+    await hub.acknowledge("unknown", 1)
+    assert await settled(*ranks) == [False, False]
+    await hub.acknowledge("a", 1)
+    assert await asyncio.gather(*ranks) == [Decision.GO] * 2
+    assert (await hub.next_event(A, 0, 0)).epoch == 1  # which the client gets still
+    ranks = reporting(hub, 2)
+    await hub.wind_down()
+    await hub.acknowledge("a", 2)
+    assert await settled(*ranks) == [False, False]  # none is to begin another epoch
+
+
+@in_loop
 async def test_a_release_stops_every_rank_and_frees_the_lane() -> None:
     hub = LaneHub()
     await started(hub)

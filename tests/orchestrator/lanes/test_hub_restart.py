@@ -81,6 +81,18 @@ async def test_ranks_of_a_trial_without_a_client_are_stopped_after_the_grace_per
 
 
 @in_loop
+async def test_a_rank_that_is_stopped_for_its_peer_before_its_client_calls_is_retried() -> None:
+    hub = LaneHub(max_failures=1)
+    report = asyncio.ensure_future(hub.report(rank_id(0), A, Report(1)))
+    await settled(report)
+    failure = asyncio.ensure_future(hub.finish(rank_id(1), A, FAILED))
+    assert await report is Decision.STOP
+    assert await hub.finish(rank_id(0), A, STOPPED) is Next.STAY
+    assert await failure is Next.STAY
+    assert await asyncio.gather(*both(lambda rank: hub.next_assignment(rank, A))) == [A, A]
+
+
+@in_loop
 async def test_an_outcome_recorded_after_a_restart_reaches_the_client() -> None:
     hub = LaneHub()
     assert await asyncio.gather(*finishing(hub, FAILED, FAILED)) == [Next.STAY] * 2
@@ -140,9 +152,11 @@ async def test_a_hub_restarted_while_the_sweep_closes_is_closed_again() -> None:
     leaving = finishing(hub, STOPPED, STOPPED)
     assert await asyncio.gather(*leaving) == [Next.STAY] * 2
     ranks = both(lambda rank: hub.next_assignment(rank, A))
-    assert await settled(*ranks) == [False, False]
+    assert await asyncio.gather(*ranks) == [A] * 2  # this hub does not know why they were stopped
+    ranks = reporting(hub, 2)
     await hub.close()
-    assert await asyncio.gather(*ranks) == [None] * 2
+    assert await asyncio.gather(*ranks) == [Decision.STOP] * 2
+    assert await asyncio.gather(*both(lambda rank: hub.next_assignment(rank, A))) == [None] * 2
 
 
 @in_loop

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.lanes.hub.hub import LaneHub
 from orchestrator.lanes.messages import Next, Report
-from tests.support.hub.hub_calls import FAILED, A, B, both, in_loop, rank_id, settled, short_waits, started
+from tests.support.hub.hub_calls import FAILED, STOPPED, A, B, both, in_loop, rank_id, settled, short_waits, started
 
 __all__ = ["short_waits"]
 LAST = 3
@@ -101,6 +101,7 @@ async def test_a_restarted_hub_frees_the_lane_of_a_completed_trial_without_a_cli
     if is_released:
         await hub.release("a")
     ranks = completing(hub)
+    await hub.acknowledge("a", 1)  # by a driver that had not known yet that it has ended
     lease = asyncio.ensure_future(hub.lease(B))
     assert await settled(lease) == [is_released]  # otherwise after the grace period
     assert await asyncio.gather(*ranks, lease) == [B, B, 0]
@@ -114,3 +115,27 @@ async def test_completed_ranks_return_when_the_sweep_ends() -> None:
     await settled()
     await hub.close()
     assert await asyncio.gather(*ranks) == [None, None]
+
+
+@in_loop
+async def test_a_restarted_hub_repeats_a_trial_whose_last_report_one_rank_lacks() -> None:
+    hub = LaneHub()  # the last one has answered the failure of rank 1
+    client = asyncio.ensure_future(hub.next_event(A, 0, LAST - 1))
+    first = asyncio.ensure_future(completed(hub, 0))
+    await settled(first)
+    assert await hub.next_assignment(rank_id(1), A) == A
+    assert await first == A
+    completing(hub)
+    assert (await client).epoch == LAST
+
+
+@in_loop
+async def test_a_restarted_hub_repeats_a_trial_that_was_stopped_for_a_peer() -> None:
+    hub = LaneHub()
+    client = asyncio.ensure_future(hub.next_event(A, 0, LAST - 1))
+    first = asyncio.ensure_future(hub.next_assignment(rank_id(1), A))
+    await settled(first)
+    assert await hub.finish(rank_id(0), A, STOPPED) is Next.STAY
+    assert await hub.next_assignment(rank_id(0), A) == A
+    assert await first == A
+    assert await settled(client) == [False]

@@ -71,12 +71,14 @@ def serve_lane(hub: Any, data: Any, objective: Any) -> None:
     """Serve a lane as `lane_loop` does, in one process."""
     inputs = SimpleNamespace(objective=objective, costs=frozenset(), network_files={})
     lane = SimpleNamespace(lane=0, hub=hub, inputs=inputs)
-    rank_id, left = RankId(0, hub.new_generation.remote(0), 0, 1), None
+    rank_id, left, last_report = RankId(0, hub.new_generation.remote(0), 0, 1), None, None
     hub.join.remote(rank_id)
-    while (assignment := hub.next_assignment.remote(rank_id, left)) is not None:
+    while (assignment := hub.next_assignment.remote(rank_id, left, last_report)) is not None:
         hub.begin.remote(rank_id, assignment)
-        hub.finish.remote(rank_id, assignment, worker._train(lane, rank_id, Workers(), data, assignment))  # type: ignore[arg-type]
-        left = assignment.trial_id
+        outcome = worker._train(lane, rank_id, Workers(), data, assignment)  # type: ignore[arg-type]
+        left, last_report = assignment, outcome.last_report
+        if last_report is None:
+            hub.finish.remote(rank_id, assignment, outcome)
 
 
 @pytest.mark.parametrize("validate_every", [1, 2])

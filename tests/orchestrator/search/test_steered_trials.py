@@ -52,6 +52,16 @@ class TuneTrial(SimpleNamespace):
     __hash__ = object.__hash__  # schedulers have trials as keys
 
 
+class HubCalls:
+    """Hub that notes the calls of the driver, which waits for no answer."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return SimpleNamespace(remote=lambda *arguments: self.calls.append((name, *arguments)))
+
+
 class Session:
     """A driver without Ray, which reads requests; its lanes report in turn."""
 
@@ -71,14 +81,14 @@ class Session:
         plans = resolve_plans(config)
         objectives = Objectives.of(plans.search.objectives, ())
         self.study = set_up_study(plans, self.ledger, objectives, lambda _: None)
-        hub = SimpleNamespace(release=SimpleNamespace(remote=lambda _: None))
+        self.hub = HubCalls()
         self.search = TuneRun(
             plans.search,
             folder,
             self.study,
             self.ledger,
             objectives=objectives,
-            hub=hub,
+            hub=self.hub,
             lanes=2,
             has_room=lambda _: True,
             say=lambda _: None,

@@ -13,13 +13,13 @@ import optuna
 import pytest
 import sqlalchemy
 from optuna.trial import TrialState
-from orchestrator.search.study_cache import later, together
 
 from orchestrator import load_sweep
 from orchestrator.config.plans import resolve_plans, study_uri
 from orchestrator.errors import ConfigError, StorageError, SweepNameError
 from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study
+from orchestrator.search.write_behind import flush_study
 from tests.support.servers.postgresql import PASSWORD, PostgresqlServer
 from tests.support.sweeps.plans import search_plan
 
@@ -69,6 +69,7 @@ def test_a_study_on_a_server_has_a_unique_name(postgresql: PostgresqlServer) -> 
     trial = study.ask()
     trial.report(config.space.sample(trial)["lr"], step=1)
     study.tell(trial, 0.5)
+    flush_study(study)
     seen = optuna.load_study(study_name="served", storage=postgresql.uri().replace("://", "+psycopg://"))
     assert [(each.state, each.value) for each in seen.trials] == [(TrialState.COMPLETE, 0.5)]
     assert seen.metric_names == ["val/top1"]
@@ -81,18 +82,20 @@ def test_a_short_absence_of_the_server_is_waited_out(postgresql: PostgresqlServe
     study = open_study(resolve_plans(config).search, "restarted", open_storage(postgresql.uri()))
     before = study.ask()
     config.space.sample(before)
+    flush_study(study)
 
     postgresql.stop()
     back = threading.Timer(1.5, postgresql.start)
     back.start()
-    with together(study):  # a whole transaction is repeated
-        before.report(0.5, step=1)
-        study.tell(before, 0.5)
+    before.report(0.5, step=1)
+    study.tell(before, 0.5)
+    flush_study(study)  # a whole transaction is repeated
+    assert not back.is_alive()
     for _ in range(3):
         trial = study.ask()
         config.space.sample(trial)
         study.tell(trial, state=TrialState.PRUNED)
-    back.join()
+    flush_study(study)
 
     trials = optuna.load_study(study_name="restarted", storage=open_storage(postgresql.uri())).trials
     assert [trial.state for trial in trials] == [TrialState.COMPLETE, *[TrialState.PRUNED] * 3]
@@ -127,13 +130,13 @@ def test_a_server_that_ends_the_connection_in_a_transaction_has_its_writes_once(
     sqlalchemy.event.listen(storage.engine, "commit", before_commit)
     study = open_study(search_plan(SWEEP), name, storage)
     trial = study.ask()
-    with later(study):
-        trial.report(0.25, step=1)
-    with together(study):
-        trial.set_user_attr("outcome", "finished")
-        study.tell(trial, 0.5)
+    trial.report(0.25, step=1)
+    trial.set_user_attr("outcome", "finished")
+    study.tell(trial, 0.5)
+    flush_study(study)
     assert ended == [True]
     study.ask().set_user_attr("next", 1)
+    flush_study(study)
     first, second = optuna.load_study(study_name=name, storage=database).trials
     assert (first.state, first.value, first.intermediate_values) == (TrialState.COMPLETE, 0.5, {1: 0.25})
     assert first.user_attrs == {"outcome": "finished"}
@@ -143,50 +146,23 @@ def test_a_server_that_ends_the_connection_in_a_transaction_has_its_writes_once(
 def test_a_long_absence_of_the_server_is_an_error_with_its_address(postgresql: PostgresqlServer) -> None:
     study = open_study(search_plan(SWEEP), "lost", open_storage(postgresql.uri(), patience_s=0.5))
     trial = study.ask()
+    flush_study(study)
     postgresql.stop()
     try:
+        trial.report(0.5, step=1)
         with pytest.raises(StorageError, match=r"postgres:\*\*\*@127.*has not answered") as caught:
-            trial.report(0.5, step=1)
+            flush_study(study)
         with pytest.raises(StorageError, match="has not answered"):
             trial.set_user_attr("reason", "lost")
         with pytest.raises(StorageError, match="cannot be used"):
             open_storage(postgresql.uri())
     finally:
         postgresql.start()
-    trial.report(0.5, step=1)  # it is there again
+    trial.set_user_attr("reason", "it is there again")
+    flush_study(study)
+    (seen,) = optuna.load_study(study_name="lost", storage=open_storage(postgresql.uri())).trials
+    assert (seen.intermediate_values, seen.user_attrs) == ({1: 0.5}, {"reason": "it is there again"})
     assert PASSWORD not in str(caught.value)
-
-
-def test_a_repeated_end_changes_nothing(postgresql: PostgresqlServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lose the answer of the server after it has carried out a call."""
-    storage = open_storage(postgresql.uri())
-    study = open_study(search_plan(SWEEP), "unanswered", storage)
-    study.tell(study.ask(), 0.25)
-    lose_answers(monkeypatch, "set_trial_state_values", "_create_new_trial")
-    study.tell(study.ask(), 0.5)
-    assert [trial.value for trial in study.trials if trial.state is TrialState.COMPLETE] == [0.25, 0.5]
-    (orphan,) = [trial for trial in study.trials if trial.state is TrialState.FAIL]
-    assert "went away" in orphan.user_attrs["reason"]
-
-
-def lose_answers(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    """Lose the answer of the first call of each method."""
-    from sqlalchemy.exc import OperationalError
-
-    def losing(original):  # type: ignore[no-untyped-def]
-        calls = []
-
-        def call(*args, **kwargs):  # type: ignore[no-untyped-def]
-            result = original(*args, **kwargs)
-            calls.append(1)
-            if len(calls) == 1:
-                raise OperationalError("COMMIT", {}, RuntimeError("server closed the connection"))
-            return result
-
-        return call
-
-    for name in names:
-        monkeypatch.setattr(optuna.storages.RDBStorage, name, losing(getattr(optuna.storages.RDBStorage, name)))
 
 
 def test_a_database_of_mlflow_is_left_alone(tmp_path: Path) -> None:
