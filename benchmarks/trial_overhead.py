@@ -6,7 +6,7 @@ Runs the same trials (same networks, data, seeds, epochs; no early stopping) twi
 other: once with one `TorchTrainer.fit()` per Tune trial, as Ray's documentation has it, and once through
 SpatialSweep's lanes, one trial at a time in both. With `--lanes-only` the first is left out, and the times
 between trials are printed one by one (`gaps_s`). With `--study-only` neither is run: it times what a trial sets in its
-study on the way from its last report to the next proposal, write by write and collected, in turns. Prints JSON.
+study on the way from its last report to the next proposal, in memory and in the database, in turns. Prints JSON.
 
     total_s       from the call to the result, Ray itself already running
     per_trial_s   total over trials
@@ -24,8 +24,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,22 +81,26 @@ def measure_study(trials: int = 60) -> dict[str, dict[str, list[float]]]:
         trials: Number of trials of each kind.
     """
     import optuna
-    from orchestrator.search.study_cache import StudyCache
 
     from orchestrator.search.storage import open_storage, quieten
+    from orchestrator.search.write_behind import WriteBehindStorage
 
     quieten()
     found: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for values in (1, 10):
-            cache = StudyCache(open_storage(f"sqlite:///{folder}/{values}.db"))
-            study = optuna.create_study(storage=cache, sampler=optuna.samplers.RandomSampler(seed=0))
-            times: dict[str, list[tuple[float, float]]] = {"collected": [], "write_by_write": []}
+            database = open_storage(f"sqlite:///{folder}/{values}.db")
+            memory = WriteBehindStorage(database)
+            studies = {
+                "in_memory": optuna.create_study(storage=memory, sampler=optuna.samplers.RandomSampler(seed=0)),
+                "in_database": optuna.create_study(storage=database, sampler=optuna.samplers.RandomSampler(seed=0)),
+            }
+            times: dict[str, list[tuple[float, float]]] = {"in_memory": [], "in_database": [], "written_behind": []}
             for trial in range(2 * trials):
-                kind = list(times)[(trial + trial // 2) % 2]
-                started = time.perf_counter(), time.process_time()
-                pass_through_study(study, values, collected=kind == "collected")
-                times[kind].append((time.perf_counter() - started[0], time.process_time() - started[1]))
+                kind = list(studies)[(trial + trial // 2) % 2]
+                times[kind].append(clocks(lambda: pass_through_study(studies[kind], values)))  # noqa: B023
+                if kind == "in_memory":
+                    times["written_behind"].append(clocks(memory.flush))
             found[f"{values} values"] = {
                 f"{kind}_{clock}_ms": [round(1e3 * cut, 1) for cut in statistics.quantiles(column, n=4)]
                 for kind, rows in times.items()
@@ -106,27 +109,27 @@ def measure_study(trials: int = 60) -> dict[str, dict[str, list[float]]]:
     return found
 
 
-def pass_through_study(study: Any, values: int, *, collected: bool) -> None:
+def clocks(call: Callable[[], None]) -> tuple[float, float]:
+    """Return the seconds of a call, by the wall clock and of processor time."""
+    started = time.perf_counter(), time.process_time()
+    call()
+    return time.perf_counter() - started[0], time.process_time() - started[1]
+
+
+def pass_through_study(study: Any, values: int) -> None:
     """Propose a trial and end it with its last report, as the driver does.
 
     Args:
-        study: Study on a `StudyCache`.
+        study: Study of Optuna.
         values: Number of searched values.
-        collected: Whether what is set is collected into transactions.
     """
-    from orchestrator.search.study_cache import later, together
-
-    first, last, end = (block(study) if collected else nullcontext() for block in (together, later, together))
     trial = study.ask()
-    with first:
-        for index in range(values):
-            trial.suggest_float(f"x{index}", 0, 1)
-        trial.set_user_attr("tune_trial", "0")
-    with last:
-        study._storage.set_trial_intermediate_value(trial._trial_id, 1, 0.5)
-    with end:
-        trial.set_user_attr("outcome", "finished")
-        study.tell(trial, 0.5)
+    for index in range(values):
+        trial.suggest_float(f"x{index}", 0, 1)
+    trial.set_user_attr("tune_trial", "0")
+    study._storage.set_trial_intermediate_value(trial._trial_id, 1, 0.5)
+    trial.set_user_attr("outcome", "finished")
+    study.tell(trial, 0.5)
 
 
 def sweep_config(folder: Path, arguments: argparse.Namespace) -> Any:

@@ -53,7 +53,7 @@ def replay_study(study: optuna.Study, ledger: Ledger, space: SearchSpace, object
             known = _rebuild(study, lost, space, objectives, known)
     for trial in study.get_trials(deepcopy=False):
         if not trial.state.is_finished():
-            _update(study, trial, ledger, objectives)
+            _update(study, trial, ledger, space, objectives)
 
 
 def set_waiting(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> None:
@@ -61,11 +61,14 @@ def set_waiting(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> None:
     study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
 
 
-def _update(study: optuna.Study, trial: FrozenTrial, ledger: Ledger, objectives: Objectives) -> None:
+def _update(
+    study: optuna.Study, trial: FrozenTrial, ledger: Ledger, space: SearchSpace, objectives: Objectives
+) -> None:
     if not ledger.has_trial(trial.number):  # proposed, and the driver died before it recorded the trial
         set_waiting(study, trial)
         return
     record = ledger.trial(trial.number)
+    _add_params(study, trial, record, space, objectives)
     for epoch, value in curve(record, objectives).items():
         if epoch not in trial.intermediate_values:
             study._storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
@@ -79,6 +82,30 @@ def _update(study: optuna.Study, trial: FrozenTrial, ledger: Ledger, objectives:
         set_waiting(study, trial)
         return
     _end(study, trial, record, objectives)
+
+
+def _add_params(
+    study: optuna.Study, trial: FrozenTrial, record: TrialRecord, space: SearchSpace, objectives: Objectives
+) -> None:
+    """Add the values that the database lacks, which is written behind the journal.
+
+    Raises:
+        ResumeError: The trial in the database is another one.
+    """
+    stored = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+    if other := [name for name, value in stored.items() if record.params.get(name, value) != value]:
+        raise ResumeError(
+            f"trial {trial.number} of the Optuna study '{study.study_name}' has {other[0]}={stored[other[0]]!r}, in "
+            f"the journal {record.params[other[0]]!r}: another program has written to the study. Remove the study from "
+            "its database, and the sweep rebuilds it from the journal"
+        )
+    if record.params.keys() <= trial.params.keys():
+        return
+    rebuilt = frozen_trial(record, space, objectives)
+    for name, distribution in rebuilt.distributions.items():
+        if name not in trial.params:
+            value = distribution.to_internal_repr(rebuilt.params[name])
+            study._storage.set_trial_param(trial._trial_id, name, value, distribution)
 
 
 def end_in_study(study: optuna.Study, record: TrialRecord, objectives: Objectives) -> None:

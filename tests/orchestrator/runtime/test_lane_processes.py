@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import os
 import time
@@ -21,6 +22,8 @@ from ray.tune import Trainable
 from orchestrator.lanes.controller.preemption_watch import PreemptionWatch
 from orchestrator.lanes.trial_client import TrialClient
 from orchestrator.runtime.ray_private import lane_controller, tune
+
+tune_module = importlib.import_module("ray.tune.tune")  # whose package has a function of this name
 
 
 def test_a_worker_group_starts_without_an_actor_for_collective_calls() -> None:
@@ -86,6 +89,23 @@ def test_trial_actors_start_without_a_runtime_environment() -> None:
     assert not cache.get(Trained)._default_options.get("runtime_env")
     assert theirs().get(Trained)._default_options["runtime_env"]
     assert "self._class_cache = _ActorClassCache()" in inspect.getsource(tune.TuneController)
+
+
+def test_tune_saves_the_state_of_its_experiment_at_its_end_alone_and_without_trials(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    saved: list[bool] = []
+    monkeypatch.setattr(tune.TuneController, "checkpoint", lambda _, force, wait: saved.append(force))
+    theirs = tune_module.TuneController
+    with tune.without_experiment_state():
+        controller = object.__new__(tune_module.TuneController)
+    assert tune_module.TuneController is theirs
+    controller.checkpoint()
+    controller.checkpoint(force=True, wait=True)
+    assert saved == [True]
+    assert controller._get_trial_checkpoints() == {}
+    assert "runner = TuneController(**runner_kwargs)" in inspect.getsource(tune_module.run)
+    assert "self._get_trial_checkpoints().values()" in inspect.getsource(tune.TuneController.save_to_dir)
 
 
 def test_a_trial_actor_stays_in_the_folder_of_its_node(monkeypatch: pytest.MonkeyPatch) -> None:

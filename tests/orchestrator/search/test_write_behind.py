@@ -15,7 +15,7 @@ import sqlalchemy
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from orchestrator.errors import StorageError
+from orchestrator.errors import ResumeError, StorageError
 from orchestrator.lanes.tune_keys import EPOCH, FAILURES, HELD, LANE, NODES, REPORTED
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
@@ -64,6 +64,7 @@ class Session:
         self.study = open_study(self.plan, "s", self.storage, resumed=resumed)
         self.objectives = Objectives.of(self.plan.objectives, ())
         replay_study(self.study, self.ledger, self.plan.space, self.objectives)
+        flush_study(self.study)
         self.searcher = StudySearcher(self.study, self.plan, self.ledger)
         hub = SimpleNamespace(release=SimpleNamespace(remote=lambda tune_id: None))
         self.callback = SweepCallback(self.searcher, self.study, self.objectives, self.ledger, hub)
@@ -134,7 +135,6 @@ def test_the_database_gets_what_the_driver_has_in_one_transaction(tmp_path: Path
 
     commits: list[int] = []
     session = Session(tmp_path)
-    flush_study(session.study)
     sqlalchemy.event.listen(session.storage.engine, "commit", count)
     run_whole(session)
     assert commits == []
@@ -382,6 +382,34 @@ def test_a_driver_killed_at_a_proposal_proposes_the_same_again(
     for each in (resumed, undisturbed):
         flush_study(each.study)
     assert without_times(resumed.stored()) == without_times(undisturbed.stored())
+
+
+def test_a_driver_killed_between_two_transactions_of_a_proposal_keeps_its_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed, session = Session(tmp_path / "undisturbed"), Session(tmp_path / "killed")
+    undisturbed.start("first")
+    with monkeypatch.context() as patched:
+        ask = session.study.ask
+        patched.setattr(session.study, "ask", lambda: (ask(), flush_study(session.study))[0])
+        session.start("first")
+    session.kill()
+    assert [trial.params for trial in session.stored()] == [{}]
+    resumed = Session(tmp_path / "killed")
+    resumed.start("second")
+    flush_study(resumed.study)
+    assert resumed.stored()[0].params == undisturbed.study.trials[0].params
+    assert resumed.stored()[0].distributions == undisturbed.study.trials[0].distributions
+
+
+def test_a_trial_of_another_program_in_the_place_of_one_is_refused(tmp_path: Path) -> None:
+    session = Session(tmp_path)
+    session.start("first")
+    session.kill()
+    other = optuna.load_study(study_name="s", storage=RDBStorage(f"sqlite:///{tmp_path}/optuna.db"))
+    other.enqueue_trial({"lr": 0.009})
+    with pytest.raises(ResumeError, match=r"trial 0 of the Optuna study 's' has lr=0.009, in the journal 0.00"):
+        Session(tmp_path)
 
 
 def test_a_study_without_a_database_has_nothing_to_write() -> None:
