@@ -162,16 +162,17 @@ class Exchange:
 
     async def _rank(self, rank_id: RankId) -> None:
         await self._call("join", rank_id)
-        left = None
-        while (assignment := await self._call("next_assignment", rank_id, left)) is not None:
+        left, last_report = None, None
+        while (assignment := await self._call("next_assignment", rank_id, left, last_report)) is not None:
             await self._call("begin", rank_id, assignment)
-            outcome = TrialOutcome(Outcome.COMPLETED)
+            left, last_report = assignment, None
             for epoch in range(1, EPOCHS + 1):
-                if await self._call("report", rank_id, assignment, Report(epoch, METRICS)) is Decision.STOP:
-                    outcome = TrialOutcome(Outcome.STOPPED)
+                report = Report(epoch, METRICS, is_last=epoch == EPOCHS)
+                if report.is_last:
+                    last_report = report
+                elif await self._call("report", rank_id, assignment, report) is Decision.STOP:
+                    await self._call("finish", rank_id, assignment, TrialOutcome(Outcome.STOPPED))
                     break
-            await self._call("finish", rank_id, assignment, outcome)
-            left = assignment.trial_id
 
     async def _client(self, number: int) -> None:
         event: Any = None
@@ -187,6 +188,7 @@ class Exchange:
                 await self.running.wait()
                 event = await self._call("next_event", assignment, lane, after)
                 after = getattr(event, "epoch", after)
+                await self._call("acknowledge", assignment.trial_id, after)  # by the driver
             await self._call("release", assignment.trial_id)
             number += 1_000_000
 

@@ -103,6 +103,7 @@ def write_study(config: Any) -> None:
     from orchestrator.search.scores import note_report
     from orchestrator.search.storage import open_storage
     from orchestrator.search.study import open_study
+    from orchestrator.search.write_behind import flush_study
 
     study = open_study(resolve_plans(config).search, config.name, open_storage(config.storage.uri), resumed=False)
     objectives = Objectives.of(config.objectives, config.constraints)
@@ -122,6 +123,7 @@ def write_study(config: Any) -> None:
             ledger.trial_ended(trial.number, TrialStatus.FINISHED, "", objectives.values(record))
             state, values = optuna_state(record, objectives)
             study.tell(trial, values=values, state=state)
+    flush_study(study)
 
 
 def write_mlflow(config: Any) -> None:

@@ -223,18 +223,19 @@ class SimulatedGroups:
 
         rank_id = RankId(lane, ray.get(hub.new_generation.remote(lane)), 0, 1)
         ray.get(hub.join.remote(rank_id))
-        left = None
-        while (assignment := ray.get(hub.next_assignment.remote(rank_id, left))) is not None:
-            ray.get(hub.begin.remote(rank_id, assignment))
+        left, last_report = None, None
+        while (assignment := ray.get(hub.next_assignment.remote(rank_id, left, last_report))) is not None:
+            hub.begin.remote(rank_id, assignment)
             if left is None:
                 self._all_have_one.wait(timeout=120)
-            outcome = TrialOutcome(Outcome.COMPLETED)
+            left, last_report = assignment, None
             for epoch, metrics in invented_curve(assignment.config):
-                if ray.get(hub.report.remote(rank_id, assignment, Report(epoch, metrics))) is Decision.STOP:
-                    outcome = TrialOutcome(Outcome.STOPPED)
+                report = Report(epoch, metrics, is_last=epoch >= assignment.config["training"]["epochs"])
+                if report.is_last:
+                    last_report = report
+                elif ray.get(hub.report.remote(rank_id, assignment, report)) is Decision.STOP:
+                    ray.get(hub.finish.remote(rank_id, assignment, TrialOutcome(Outcome.STOPPED)))
                     break
-            ray.get(hub.finish.remote(rank_id, assignment, outcome))
-            left = assignment.trial_id
 
 
 def invented_curve(trial: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, float]]]:

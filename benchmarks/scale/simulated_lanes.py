@@ -100,19 +100,20 @@ class SimulatedLane:
         from orchestrator.lanes.messages import Decision, Outcome, Report, TrialOutcome
 
         ray.get(hub.join.remote(rank_id))
-        left = None
-        while (assignment := ray.get(hub.next_assignment.remote(rank_id, left))) is not None:
-            ray.get(hub.begin.remote(rank_id, assignment))
+        left, last_report = None, None
+        while (assignment := ray.get(hub.next_assignment.remote(rank_id, left, last_report))) is not None:
+            hub.begin.remote(rank_id, assignment)
             if left is None and rank_id.rank == 0:
                 ray.get(self._starter.has_one.remote())
-            outcome = TrialOutcome(Outcome.COMPLETED)
+            left, last_report = assignment, None
             for epoch, metrics in invented_curve(assignment.config):
                 sent = metrics | node_load(rank_id.lane) if rank_id.rank == 0 else {}
-                if ray.get(hub.report.remote(rank_id, assignment, Report(epoch, sent))) is Decision.STOP:
-                    outcome = TrialOutcome(Outcome.STOPPED)
+                report = Report(epoch, sent, is_last=epoch >= assignment.config["training"]["epochs"])
+                if report.is_last:
+                    last_report = report
+                elif ray.get(hub.report.remote(rank_id, assignment, report)) is Decision.STOP:
+                    ray.get(hub.finish.remote(rank_id, assignment, TrialOutcome(Outcome.STOPPED)))
                     break
-            ray.get(hub.finish.remote(rank_id, assignment, outcome))
-            left = assignment.trial_id
 
 
 def node_load(node: int) -> dict[str, float]:

@@ -83,7 +83,7 @@ def lane_loop(setting: Mapping[str, Any]) -> None:
         assignment: TrialAssignment | None = ray.get(lane.hub.next_assignment.remote(rank_id, left, last_report))
         if assignment is None:
             return
-        lane.hub.begin.remote(rank_id, assignment)  # answered by nothing: the calls after it come later
+        lane.hub.begin.remote(rank_id, assignment)  # the calls after it arrive later: nothing waits for its answer
         outcome = _train(lane, rank_id, workers, data, assignment, load=load)
         last_report = outcome.last_report
         if last_report is None and ray.get(lane.hub.finish.remote(rank_id, assignment, outcome)) is Next.LEAVE:
