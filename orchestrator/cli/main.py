@@ -17,8 +17,10 @@ from orchestrator.cli import data, network, predict, recipe, report, reproduce, 
 from orchestrator.cli.exit_codes import BAD_INPUT, FAILED, INTERRUPTED
 from orchestrator.cli.output import tell
 from orchestrator.errors import (
+    CheckpointError,
     ConfigError,
     DataError,
+    ExplainError,
     JournalError,
     RayLostError,
     RecipeError,
@@ -34,6 +36,7 @@ from orchestrator.runtime.loopback_proxies import keep_loopback_direct
 from orchestrator.uris import remember_secrets, without_secrets
 
 _BAD_INPUT_ERRORS = (ConfigError, JournalError, SweepNameError, ResumeError)
+_OTHER_BAD_INPUT = (CheckpointError, DataError, ExplainError, RecipeError, ReproduceError, UnsafePathError)
 _OF_THE_MACHINE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG)
 """Errors of files that are no fault of the program: access, space, and names that are too long."""
 
@@ -111,7 +114,7 @@ def _run_command() -> None:
             from orchestrator.runtime.raylet import exit_without_ray
 
             exit_without_ray(FAILED)
-        sys.exit(BAD_INPUT if isinstance(error, DataError | RecipeError | ReproduceError | UnsafePathError) else FAILED)
+        sys.exit(BAD_INPUT if isinstance(error, _OTHER_BAD_INPUT) else FAILED)
     except OSError as error:
         if error.errno not in _OF_THE_MACHINE or not error.filename:
             typer.echo(masked_traceback(error), err=True, nl=False)

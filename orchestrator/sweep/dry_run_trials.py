@@ -131,10 +131,10 @@ def preview_trials(plan: SearchPlan, count: int, study_uri: str, say: Callable[[
     Raises:
         SpaceExhaustedError: Nothing but rejected configurations was proposed, many times in a row.
     """
-    storage = optuna.storages.InMemoryStorage()
-    study = open_study(plan, "preview", storage)
+    study = open_study(plan, "preview", optuna.storages.InMemoryStorage())
     tried_first: list[str] = []
-    earlier = _open_storage(study_uri) if plan.warm_start and not is_missing_file(study_uri) else storage
+    has_earlier = plan.warm_start and not is_missing_file(study_uri)
+    earlier = _open_storage(study_uri) if has_earlier else optuna.storages.InMemoryStorage()
     enqueue_trials(study, plan, earlier, tried_first.append)
     with tempfile.TemporaryDirectory() as scratch, Journal(Path(scratch) / "journal.jsonl") as journal:
         ledger = Ledger(journal)

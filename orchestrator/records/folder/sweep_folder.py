@@ -132,6 +132,11 @@ def new_folder(runs_dir: Path, name: str) -> SweepFolder:
         SweepNameError: A sweep of this name exists, or something else occupies the path.
     """
     folder = _named(runs_dir, name)
+    if folder.has_whole_event and folder.is_driven:
+        raise SweepNameError(
+            f"sweep '{name}' is running, in {folder.path}. Follow it with `spatialsweep status {name}`, change it with "
+            f"`spatialsweep tell {name}`, or start another with `--name`"
+        )
     _require_free(folder)
     return folder
 

@@ -70,6 +70,7 @@ def test_unknown_choices_and_names_that_are_too_long_are_bad_input(tmp_path: Pat
         (("export", "digits", "--format", "onx"), "--format: got 'onx'. Did you mean 'onnx'?"),
         (("train", "lsas_cifar1"), "no recipe is called 'lsas_cifar1'. Did you mean 'lsas_cifar1"),
         (("status", long, "--runs-dir", str(tmp_path)), "aaa...: File name too long"),
+        (("eval", str(tmp_path / "no.pt"), "--dataset", "digits"), "no.pt"),
     ]:
         code, output = run_command(*arguments)
         assert (code, message in output, "Traceback" in output) == (2, True, False), output

@@ -21,7 +21,7 @@ from orchestrator.errors import SweepNameError
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.search.storage import open_storage
-from orchestrator.search.study import open_study
+from orchestrator.search.study import close_study, open_study
 from orchestrator.server_addresses import embedded_uri
 from tests.support.sweeps.fake_sweeps import write_sweep
 from tests.support.sweeps.tracked_sweep import replay
@@ -157,6 +157,7 @@ def test_delete_takes_folder_study_and_runs_of_one_sweep_only(tmp_path: Path) ->
         config = load_sweep({"name": name, "dataset": {"name": "digits"}, "model": {"name": "conv_resnet26_small"}})
         study = open_study(resolve_plans(config).search, name, open_storage(study_uri(config.storage, tmp_path)))
         study.ask()
+        close_study(study)
         replay(folder / "journal.jsonl", embedded_uri(tmp_path))
 
     before = as_json("delete", "a", "--runs-dir", str(tmp_path), "--dry-run")
@@ -180,7 +181,7 @@ def test_delete_takes_folder_study_and_runs_of_one_sweep_only(tmp_path: Path) ->
 
 def test_a_study_whose_sweep_is_gone_can_be_deleted_by_its_name(tmp_path: Path) -> None:
     config = load_sweep({"name": "lost", "dataset": {"name": "digits"}, "model": {"name": "conv_resnet26_small"}})
-    open_study(resolve_plans(config).search, "lost", open_storage(study_uri(config.storage, tmp_path)))
+    close_study(open_study(resolve_plans(config).search, "lost", open_storage(study_uri(config.storage, tmp_path))))
     assert "lost: deleted" in command("delete", "lost", "--runs-dir", str(tmp_path), "--yes")
     again = CliRunner().invoke(app, ["delete", "lost", "--runs-dir", str(tmp_path), "--yes"])
     assert isinstance(again.exception, SweepNameError)

@@ -22,7 +22,7 @@ from orchestrator.dashboard.pages import Address, show_sweep
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.ledger import TrialStatus
 from orchestrator.search.storage import open_storage
-from orchestrator.search.study import open_study
+from orchestrator.search.study import close_study, open_study
 from orchestrator.server_addresses import embedded_uri
 from tests.support.servers.ports import free_port
 from tests.support.sweeps.fake_sweeps import PLAN, write_sweep
@@ -40,11 +40,8 @@ def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs_dir = tmp_path_factory.mktemp("runs")
     folder = write_sweep(runs_dir, "s", [(TrialStatus.FINISHED, [0.5])], tracking={"experiment": "tests"})
     replay(folder / "journal.jsonl", embedded_uri(runs_dir))
-    open_study(
-        search_plan({**PLAN, "name": "s"}),
-        "s",
-        open_storage(f"sqlite:///{runs_dir / 'optuna.db'}"),
-    )
+    storage = open_storage(f"sqlite:///{runs_dir / 'optuna.db'}")
+    close_study(open_study(search_plan({**PLAN, "name": "s"}), "s", storage))
     return runs_dir
 
 

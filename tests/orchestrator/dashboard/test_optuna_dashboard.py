@@ -12,7 +12,7 @@ from werkzeug.test import Client
 from orchestrator.records.ledger import TrialStatus
 from orchestrator.records.objectives import Objectives
 from orchestrator.search.storage import open_storage
-from orchestrator.search.study import open_study
+from orchestrator.search.study import close_study, open_study
 from tests.support.sweeps.objectives import OBJECTIVES, TWO_OBJECTIVES, add_to_study, trial_record
 from tests.support.sweeps.plans import search_plan
 
@@ -25,11 +25,10 @@ def test_states_values_names_and_curves_are_shown(tmp_path: Path) -> None:
     objectives = Objectives.of(single.objectives, single.constraints)
     add_to_study(study, trial_record(0, (0.5, 1e6), (0.9, 1e6)), objectives)
     add_to_study(study, trial_record(1, (0.4, 1e6), status=TrialStatus.PRUNED), objectives)
-    add_to_study(
-        open_study(search_plan(TWO_OBJECTIVES), "several", storage),
-        trial_record(0, (0.5, 1e6), (0.9, 3e6)),
-        OBJECTIVES,
-    )
+    several = open_study(search_plan(TWO_OBJECTIVES), "several", storage)
+    add_to_study(several, trial_record(0, (0.5, 1e6), (0.9, 3e6)), OBJECTIVES)
+    for each in (study, several):
+        close_study(each)
 
     client = Client(wsgi(storage))
     names = {

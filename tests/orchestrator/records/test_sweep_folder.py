@@ -134,6 +134,14 @@ def test_a_sweep_started_meanwhile_is_not_started_again(tmp_path: Path) -> None:
         pass
 
 
+def test_a_running_sweep_is_not_offered_to_be_resumed(tmp_path: Path) -> None:
+    folder = SweepFolder(write_sweep(tmp_path, "s", []))
+    with folder.driven(), pytest.raises(SweepNameError, match=r"'s' is running, in .*`spatialsweep status s`"):
+        new_folder(tmp_path, "s")
+    with pytest.raises(SweepNameError, match="'s' exists already"):
+        new_folder(tmp_path, "s")
+
+
 def test_scratch_that_is_a_link_keeps_what_it_leads_to(tmp_path: Path) -> None:
     folder = SweepFolder(write_sweep(tmp_path, "s", []))
     fill(tmp_path / "mine", {"thesis.tex": "three years"})

@@ -19,7 +19,7 @@ from orchestrator.records.folder.sweep_identity import identity_of
 from orchestrator.records.ledger import TrialStatus
 from orchestrator.results.deletion import delete_sweep, deletion_of
 from orchestrator.search.storage import open_storage
-from orchestrator.search.study import open_study
+from orchestrator.search.study import close_study, open_study
 from orchestrator.server_addresses import embedded_uri
 from orchestrator.tracking.mlflow_runs import KEY, SWEEP, sweep_runs
 from tests.support.sweeps.fake_sweeps import PLAN, write_sweep
@@ -35,11 +35,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs_dir = tmp_path_factory.mktemp("template") / "runs"
     folder = write_sweep(runs_dir, "a", TRIALS)
     replay(folder / "journal.jsonl", embedded_uri(runs_dir))
-    open_study(
-        search_plan({**PLAN, "name": "a"}),
-        "a",
-        open_storage(f"sqlite:///{runs_dir / 'optuna.db'}"),
-    ).ask()
+    study = open_study(search_plan({**PLAN, "name": "a"}), "a", open_storage(f"sqlite:///{runs_dir / 'optuna.db'}"))
+    study.ask()
+    close_study(study)
     return runs_dir
 
 

@@ -25,7 +25,7 @@ from orchestrator.runtime.lane_plan import LanePlan, plan_lanes
 from orchestrator.search.proposals.enqueued_trials import enqueue_trials
 from orchestrator.search.searcher import StudySearcher
 from orchestrator.search.storage import open_storage
-from orchestrator.search.study import open_study
+from orchestrator.search.study import close_study, open_study
 from orchestrator.sweep import dry_run as dry_run_module
 from orchestrator.sweep import session
 from orchestrator.sweep.dry_run import Bounds, cost_bounds
@@ -101,12 +101,13 @@ def test_the_best_of_earlier_sweeps_are_proposed_and_nothing_is_written(tmp_path
     search = "search={lr: {low: 0.001, high: 0.01, type: float}}"
     overrides = [search, "model={name: conv_resnet26_small}", "warm_start=[before]", "try_first=[]"]
     config = digits(tmp_path, *overrides)
-    with pytest.raises(ConfigError, match="no earlier sweep 'before'"):
+    with pytest.raises(ConfigError, match=r"no earlier sweep 'before' in this database\.$"):
         preview(config, 2)
     assert list(tmp_path.iterdir()) == []
     earlier = open_study(resolve_plans(config).search, "before", open_storage(study_uri(config.storage, tmp_path)))
     trial = earlier.ask({"lr": optuna.distributions.FloatDistribution(0.001, 0.01)})
     earlier.tell(trial, 0.9)
+    close_study(earlier)
     proposed = preview(config, 2).trials
     assert (proposed[0].values["lr"], proposed[0].source) == (trial.params["lr"], "trial 0 of before")
     assert proposed[1].source is None

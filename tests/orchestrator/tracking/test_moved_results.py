@@ -20,7 +20,7 @@ from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.search.storage import open_storage
-from orchestrator.search.study import open_study
+from orchestrator.search.study import close_study, open_study
 from orchestrator.server_addresses import embedded_uri
 from orchestrator.sweep.compatibility import stored_config
 from orchestrator.tracking.moved_results import update_artifact_places
@@ -56,6 +56,7 @@ def begin(runs_dir: Path) -> Path:
         open_storage(f"sqlite:///{runs_dir / 'optuna.db'}"),
     )
     study.ask()
+    close_study(study)
     return folder
 
 

@@ -116,6 +116,7 @@ def test_a_resumed_sweep_tries_the_rest_of_them(storage: StudyStorage, tmp_path:
         begun = StudySearcher(study, plan, ledger)
         begun.suggest("tune-0")
         study.ask()  # the driver dies before it records the trial
+        close_study(study)
         resumed = open_study(plan, "t", storage, resumed=True)
         replay_study(resumed, ledger, plan.space, Objectives.of(plan.objectives, plan.constraints))
         resumed_searcher = StudySearcher(resumed, plan, ledger)
