@@ -191,7 +191,7 @@ class WriteBehindStorage(InMemoryStorage):
             if self._kept is None and self._queue:
                 self._kept = Transaction(self._queue)
                 self._queue = []
-            if self._kept is None and self._timer is not None:
+            if self._kept is None and self._timer is not None and self._timer is not threading.current_thread():
                 self._timer.cancel()
                 self._timer = None
             return self._kept
@@ -216,11 +216,21 @@ class WriteBehindStorage(InMemoryStorage):
             self.flush()
 
     def _flush_later(self) -> None:
-        """Write what was changed, in the thread of the timer."""
-        with self._lock:
-            self._timer = None
+        """Write what was changed, in the thread of the timer; there is one, however long the database is away."""
         with contextlib.suppress(Exception):  # `flush` keeps it; the next change tries again, and raises what it meets
             self.flush()
+        with self._lock:
+            self._timer = None
+            if self._queue and self._failure is None:
+                self._schedule()
+
+    def _schedule(self) -> None:
+        """Start the thread that writes, unless it waits already."""
+        if self._timer is None:
+            self._timer = threading.Timer(_DELAY_S, self._flush_later)
+            self._timer.name = "study-writer"
+            self._timer.daemon = True
+            self._timer.start()
 
     # Changes
 
@@ -235,11 +245,7 @@ class WriteBehindStorage(InMemoryStorage):
             self.flush()
         with self._lock:
             yield self._queue
-            if self._timer is None:
-                self._timer = threading.Timer(_DELAY_S, self._flush_later)
-                self._timer.name = "study-writer"
-                self._timer.daemon = True
-                self._timer.start()
+            self._schedule()
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
         """See `optuna.storages.BaseStorage`."""

@@ -293,6 +293,33 @@ def test_the_next_change_raises_what_the_thread_could_not_write(
     assert facts(read_again(study)) == facts(study.trials)
 
 
+def test_one_thread_waits_for_a_database_that_is_away(study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    def is_away(*arguments: Any) -> Any:
+        asked.set()
+        assert is_back.wait(120)
+        return carry_out(*arguments)
+
+    def waiting() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if thread.name == "study-writer"]
+
+    flush_study(study)
+    asked, is_back, carry_out = threading.Event(), threading.Event(), study._storage.database.carry_out  # type: ignore[attr-defined]
+    monkeypatch.setattr(study._storage.database, "carry_out", is_away)  # type: ignore[attr-defined]
+    monkeypatch.setattr(write_behind, "_DELAY_S", 0.0)
+    before = len(waiting())
+    trial = study.ask()
+    assert asked.wait(120)
+    for step in range(5):
+        trial.report(0.5, step)
+        time.sleep(0.02)
+    assert len(waiting()) - before <= 1
+    is_back.set()
+    deadline = time.monotonic() + 120
+    while facts(read_again(study)) != facts(study.trials):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_another_program_that_creates_a_trial_is_noticed(study: optuna.Study) -> None:
     study.ask()
     optuna.load_study(study_name="s", storage=RDBStorage(database_of(study))).ask()
