@@ -76,27 +76,11 @@ class LaneHub:
         """
         lane = self._table.lane_of(rank_id)
         if not self._is_over_for(rank_id):
-            if left is not None and last_report is not None and self._table.recover_assignment(lane, left):
-                lane.reports[rank_id.rank] = last_report
-            lane.wait(rank_id.rank, None if left is None else left.trial_id)
-            if lane.all_wait and lane.released:
-                self._table.free(lane)
-            elif lane.all_wait and lane.is_completing and not lane.is_complete:
-                lane.restart_attempt()  # a peer has failed, which a hub has taken along
+            self._table.wait(lane, rank_id.rank, left, last_report)
         self._notify(lane)
         if left is not None and lane.serves(left) and lane.is_completing:
             await self._until_claimed(lane, left, lambda: self._is_over_for(rank_id) or not lane.serves(left))
-        await self._wake_ups.until(
-            lambda: (
-                self._is_over_for(rank_id)
-                or (
-                    lane.assignment is not None
-                    and not lane.is_completing
-                    and lane.waiting.get(rank_id.rank) != lane.assignment.trial_id
-                )
-            ),
-            rank_id.lane,
-        )
+        await self._wake_ups.until(lambda: self._is_over_for(rank_id) or lane.offers_trial(rank_id.rank), rank_id.lane)
         if self._is_over_for(rank_id):
             return None
         lane.waiting.pop(rank_id.rank, None)
@@ -144,10 +128,8 @@ class LaneHub:
             return
         await self._wake_ups.until(lambda: lane.claimed or decided(), lane.index, timeout_s=ORPHAN_GRACE_S)
         if not lane.claimed and not decided() and lane.serves(assignment):
-            lane.released = True  # its client is gone: the release went to a hub that has been restarted since
-            if lane.all_wait:
-                self._table.free(lane)
-            self._notify(lane)
+            self._table.release(lane)  # its client is gone: the release went to a hub that has been restarted since
+            self._notify()
 
     async def progress(self, rank_id: RankId, trial_id: str, progress: EpochProgress) -> ProgressAnswer:
         """Store the newest progress that the first rank sends, and return at once whether to leave the epoch."""
@@ -267,17 +249,11 @@ class LaneHub:
 
     async def _recover_lane(self, assignment: TrialAssignment, lane: int) -> None:
         """Record a lease that a restarted hub has no record of."""
-        if (
-            self._is_ended(assignment)
-            or self._table.serving(assignment.trial_id) is not None
-            or lane in self._table.retired
-        ):
+        if self._is_ended(assignment) or self._table.serving(assignment.trial_id) is not None:
             return
-        row = self._table.row(lane)
-        if row.assignment is None:
-            self._table.assign(row, assignment, claimed=True)
+        if self._table.recover_lease(lane, assignment):
             self._notify()
-        else:
+        elif lane not in self._table.retired:
             await self.lease(assignment)  # the restarted hub has assigned the lane to another trial first
 
     async def _wait_for_event(self, assignment: TrialAssignment, after: int) -> None:
@@ -332,10 +308,7 @@ class LaneHub:
         self._table.record_outcome(trial_id, TrialOutcome(Outcome.STOPPED))  # so that no late call starts it again
         lane = self._table.serving(trial_id)
         if lane is not None:
-            lane.released = True
-            self._table.touch(lane)
-            if lane.all_wait or lane.down:
-                self._table.free(lane)  # no rank trains it
+            self._table.release(lane)
         self._notify()
 
     # Called by the driver and by the controllers of worker groups

@@ -78,6 +78,12 @@ class Lane:
         """True when every rank has delivered the last report of the trial."""
         return len(self.reports) == self.world_size and all(report.is_last for report in self.reports.values())
 
+    def offers_trial(self, rank: int) -> bool:
+        """Return whether a waiting rank is to train the trial that is leased to the lane."""
+        if self.assignment is None or self.is_completing:
+            return False
+        return self.waiting.get(rank) != self.assignment.trial_id
+
     @property
     def newest_report(self) -> Report | None:
         """Newest report that every rank has delivered: rank 0's metrics, and the load of all nodes."""

@@ -96,6 +96,23 @@ class LaneTable:
             del self._held[lane.assignment.trial_id]
         lane.clear()
 
+    def release(self, lane: Lane) -> None:
+        """Stop the trial on a lane at its next report; the lane is free at once where no rank trains it."""
+        lane.released = True
+        self.touch(lane)
+        if lane.all_wait or lane.down:
+            self.free(lane)
+
+    def wait(self, lane: Lane, rank: int, left: TrialAssignment | None, last_report: Report | None) -> None:
+        """Record that a rank waits for an assignment, and the last report of a trial that it has completed."""
+        if left is not None and last_report is not None and self.recover_assignment(lane, left):
+            lane.reports[rank] = last_report
+        lane.wait(rank, None if left is None else left.trial_id)
+        if lane.all_wait and lane.released:
+            self.free(lane)
+        elif lane.all_wait and lane.is_completing and not lane.is_complete:
+            lane.restart_attempt()  # a peer has failed, which a hub has taken along
+
     def record_outcome(self, trial_id: str, outcome: TrialOutcome) -> None:
         """Record the outcome of a trial; the first of several counts."""
         self.trial_outcomes.setdefault(trial_id, outcome)
@@ -145,6 +162,15 @@ class LaneTable:
         ):
             self.assign(lane, assignment, claimed=False)
             lane.begun = True
+        return lane.serves(assignment)
+
+    def recover_lease(self, index: int, assignment: TrialAssignment) -> bool:
+        """Record a lease that a restarted hub has no record of; False where the lane is retired or another trial's."""
+        if index in self.retired:
+            return False
+        lane = self.row(index)
+        if lane.assignment is None:
+            self.assign(lane, assignment, claimed=True)
         return lane.serves(assignment)
 
     def serving(self, trial_id: str) -> Lane | None:
