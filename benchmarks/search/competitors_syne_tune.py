@@ -17,9 +17,16 @@ from syne_tune.config_space import choice, randint, uniform
 from tasks import Choice, Index, Parameter, Task
 
 _TRIALS_PER_FIT = 4  # of CQR, whose fit takes half a second; its own default is every trial
-_GP = {"debug_log": False, "opt_skip_init_length": 30, "opt_skip_period": 8, "max_size_data_for_model": 200}
-"""Options of the Gaussian processes: kernels are fitted to every eighth report after 30, to 200 reports at most; with
-Syne Tune's own values (every third after 150, to 500) a search takes several minutes."""
+_GP = {
+    "debug_log": False,
+    "opt_skip_init_length": 30,
+    "opt_skip_period": 8,
+    "opt_warmstart": True,
+    "max_size_data_for_model": 200,
+}
+"""Options of the Gaussian processes: kernels are fitted to every eighth report after 30, to 200 reports at most, from
+the last fit and once more from random values; with Syne Tune's own values (every third after 150, to 500, from two
+random values) a search takes several minutes."""
 _EPOCH, _LOSS = "epoch", "loss"
 
 
