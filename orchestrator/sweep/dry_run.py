@@ -14,6 +14,7 @@ from orchestrator.config.sections.resources import ResourcesConfig
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.config.tasks.networks import facts_of_images
 from orchestrator.errors import ClusterError, SweepNameError
+from orchestrator.files.usable_places import require_usable_places
 from orchestrator.inference.weights.initial import find_initial_weights
 from orchestrator.records.costs import Rates
 from orchestrator.records.folder.sweep_folder import new_folder
@@ -128,11 +129,13 @@ def dry_run(
         say: Called with the state of a long search for a configuration.
 
     Raises:
-        ConfigError: A checkpoint that trials start from cannot be read, or is not of the network.
+        ConfigError: A folder to write to cannot be used, or a checkpoint that trials start from cannot be read or is
+            not of the network.
         SpaceExhaustedError: Nothing but rejected configurations was proposed, many times in a row.
         ClusterError: The cluster does not answer.
     """
     plans = resolve_plans(config)
+    require_usable_places(plans.paths.runs_dir, plans.paths.study_uri)
     found = find_initial_weights(plans)
     plans = found.in_plans(plans)
     search, resources = plans.search, plans.training.resources

@@ -19,6 +19,7 @@ from orchestrator.data import describe_dataset, locate_dataset
 from orchestrator.errors import ConfigError, Problem, SpatialSweepError
 from orchestrator.files.known_code import note_code
 from orchestrator.files.runs_dir import inside_ray_job, resolve_runs_dir
+from orchestrator.files.usable_places import require_usable_places
 from orchestrator.inference.weights.initial import find_initial_weights
 from orchestrator.masked_output import masked_output
 from orchestrator.notify.notifications import Notifications
@@ -83,8 +84,8 @@ def run_sweep(
         Result of the sweep; its status is `interrupted` after Ctrl-C.
 
     Raises:
-        ConfigError: A sweep that `warm_start` names is not in the database, or a checkpoint that trials start from
-            cannot be read or is not of the network.
+        ConfigError: A folder to write to cannot be used, a sweep that `warm_start` names is not in the database, or a
+            checkpoint that trials start from cannot be read or is not of the network.
         SweepNameError: A new sweep's name is taken, there is none to resume, or it is being run elsewhere.
         ResumeError: What decides the results has changed; the text lists every difference.
         ClusterError: The cluster does not answer, or cannot hold one trial.
@@ -122,9 +123,11 @@ def _prepared(
     """Return configuration, plans and folder of a sweep; a file that resumes one takes the settings changed since.
 
     Raises:
+        ConfigError: A folder to write to cannot be used.
         SweepNameError: A new sweep's name is taken, or there is none to resume.
     """
     plans = resolve_plans(config)
+    require_usable_places(plans.paths.runs_dir, plans.paths.study_uri)
     named_uris = [config.tracking.uri, config.storage.uri]
     _note_sources(plans, config.network_files, named_uris)
     folder = _begun_folder(plans, named_uris) if resume else _new_folder(plans)

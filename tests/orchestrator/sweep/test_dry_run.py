@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 import models
-from orchestrator import ConfigError, SweepConfig, dry_run, load_sweep
+from orchestrator import ConfigError, SweepConfig, dry_run, load_sweep, run_sweep
 from orchestrator.cli.main import app
 from orchestrator.cli.tables.dry_run import plan_lines
 from orchestrator.config import ModelConfig, TrainingConfig, TrialConfig
@@ -275,3 +275,14 @@ def test_the_command_prints_a_summary_or_json(tmp_path: Path) -> None:
     assert "a trial needs 2 workers of 4096 CPU" in data["plan_problem"]
     assert data["largest"]["footprint"]["images_at_once"] == 16
     assert not (tmp_path / "runs").exists()
+
+
+def test_folders_that_cannot_be_used_are_errors_of_their_settings_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    absent = f"storage.uri=sqlite:///{tmp_path}/absent/studies.db"
+    config = load_sweep(DIGITS, [f"runs_dir={tmp_path / 'file'}", absent])
+
+    for begin in (dry_run, run_sweep):
+        with pytest.raises(ConfigError) as error:
+            begin(config)
+        assert [problem.where for problem in error.value.problems] == ["runs_dir", "storage.uri"]
