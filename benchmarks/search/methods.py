@@ -121,7 +121,7 @@ def _smac(search: Search) -> Strategy:
     return import_module("competitors_smac").Smac(search.task, search.seed, search.budget)
 
 
-_SHOWN = {"random": "random", "tpe": "TPE", "gp": "GP", "gp_tpe": "GP and TPE"}
+_SHOWN = {"random": "random", "tpe": "TPE", "gp": "GP", "late_gp": "late GP", "gp_tpe": "GP and TPE"}
 _THIRD, _IN_THIRDS = " and a third random", ("tpe", "gp_tpe")
 _SYNE = ("syne_tune.optimizer.schedulers.asha",)
 _OLDER_SYNE = ("syne_tune.optimizer.schedulers.searchers.bayesopt",)
@@ -137,7 +137,7 @@ METHODS: Mapping[str, Method] = {
     **{
         f"{rule}, {_SHOWN[name]}": Method(_allocated(name, rule), is_ours=True, same_on_final_scores=_SHOWN[name])
         for rule in ("asha", "pasha", "freeze_thaw")
-        for name in ("random", "tpe", "gp", "gp_tpe")
+        for name in ("random", "tpe", "gp", "late_gp", "gp_tpe")
     },
     "Optuna TPE + Hyperband": Method(_optuna, packages=("optuna",)),
     "Syne Tune ASHA": Method(_syne_tune("random_search"), packages=_SYNE),

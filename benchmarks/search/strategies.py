@@ -50,6 +50,8 @@ class SampledStrategy(Strategy):
         sampler: Section `sampler` of a sweep.
         known: Configurations that a part of the early trials is drawn around.
         first: Configurations that are tried first.
+        trials: Largest number of configurations.
+        first_rung: Epochs of a trial that is no longer judged by its first epochs.
     """
 
     def __init__(
@@ -60,11 +62,16 @@ class SampledStrategy(Strategy):
         *,
         known: Sequence[Mapping[str, Any]] = (),
         first: Sequence[Mapping[str, Any]] = (),
+        trials: int = 100,
+        first_rung: int = 1,
     ) -> None:
         self.task, self.seed = task, seed
         self.space = search_space(task)
         self.study = optuna.create_study(
-            sampler=create_sampler(SamplerConfig(**sampler), self.space, seed, known=known), direction="maximize"
+            sampler=create_sampler(
+                SamplerConfig(**sampler), self.space, seed, trials=trials, first_rung=first_rung, known=known
+            ),
+            direction="maximize",
         )
         for params in first:
             self.study.enqueue_trial(dict(params))
@@ -160,7 +167,8 @@ class AllocatedStrategy(SampledStrategy):
         known: Sequence[Mapping[str, Any]] = (),
         first: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        super().__init__(task, seed, sampler, known=known, first=first)
+        rung = min(GRACE_EPOCHS * REDUCTION_FACTOR, task.epochs)
+        super().__init__(task, seed, sampler, known=known, first=first, trials=trials, first_rung=rung)
         self.rule = create(
             AllocationSetting(trials, task.epochs, GRACE_EPOCHS, REDUCTION_FACTOR, epochs=epochs, seed=seed)
         )

@@ -28,7 +28,7 @@ from orchestrator.records.trials import TrialRecord
 from orchestrator.results.stored_sweep import StoredSweep, find_sweep, read_sweep
 from orchestrator.search.allocation.allocator import AllocationSetting, Allocator
 from orchestrator.search.allocation.rules import ALLOCATORS
-from orchestrator.search.samplers.choice import FIRST_RULES, NEWEST_RULES, may_end_early
+from orchestrator.search.samplers.choice import FIRST_RULES, NEWEST_RULES, first_rung, may_end_early
 from orchestrator.search.samplers.samplers import create_sampler
 from orchestrator.search.simulation.curves import Curve, ListedCurves
 from orchestrator.search.simulation.simulator import SimulationSetting, simulate
@@ -181,6 +181,7 @@ def replay_sweep(
             trials=len(usable),
             objectives=table.objectives,
             ends_early=may_end_early(scheduler.name),
+            first_rung=first_rung(scheduler, table.max_epochs),
         )
         trace = simulate(table, drawn, allocator, SimulationSetting(lanes, epochs=epochs))
         replays.append(_summary(seed, trace, recorded, usable, stored.result.mode))

@@ -26,6 +26,7 @@ SAMPLER_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "grid": {},
     "qmc": {"qmc_type": Literal["sobol", "halton"], "scramble": bool},
     "gp": {"deterministic_objective": bool},
+    "late_gp": {"deterministic_objective": bool},
     "gp_tpe": {},
     "cmaes": {
         "popsize": PositiveInt,
@@ -40,10 +41,10 @@ SAMPLER_OPTIONS: Mapping[str, Mapping[str, Any]] = {
 }
 """Arguments of Optuna's samplers that a sweep may set; seeds and functions are set by the program."""
 
-_WITH_PRIOR = ("tpe", "gp", "gp_tpe", "random", "auto")
-_GP = ("gp", "gp_tpe")
+_WITH_PRIOR = ("tpe", "gp", "late_gp", "gp_tpe", "random", "auto")
+_GP = ("gp", "late_gp", "gp_tpe")
 _MOST_VALUES_GP = 10_000_000
-_PACKAGES = {"cmaes": "cmaes", "gp": "torch", "gp_tpe": "torch"}
+_PACKAGES = {"cmaes": "cmaes", "gp": "torch", "late_gp": "torch", "gp_tpe": "torch"}
 
 
 def sampler_problems(
@@ -66,7 +67,7 @@ def sampler_problems(
         yield Problem("sampler.prior", f"got '{sampler.prior}', which '{sampler.name}' cannot take. {remedy}")
     if sampler.name == "grid":
         yield from _grid_problems(search)
-    if sampler.name in ("cmaes", "gp", "gp_tpe", "qmc"):
+    if sampler.name in (*_GP, "cmaes", "qmc"):
         yield from _conditional_problems(sampler.name, search)
     if sampler.name in _GP and (wide := too_fine_for_gp(search)):
         rule = f"lists the values of a grid, and search.{wide} has {value_count(search[wide]):,}"

@@ -3,7 +3,7 @@
 Optuna's own AutoSampler is fetched over the network when it is used, and changes with what is fetched; the rules here
 are part of a release, in the order in which they are tried. A sweep keeps the version of the rules that it began with.
 The first took `gp` where only numbers are searched and `tpe` for choices; the second takes both in turn, unless only
-numbers are searched and trials end early.
+numbers are searched and trials end early; the third takes `late_gp` there.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from orchestrator.config.plans import SearchPlan
-from orchestrator.config.sections.study import SamplerConfig, SamplerName
+from orchestrator.config.sections.study import SamplerConfig, SamplerName, TrialSchedulerConfig
 from orchestrator.config.validation.sampler_rules import too_fine_for_gp
 from search_spaces import ChoiceDomain, ConstantDomain, SearchSpace
 from search_spaces.grid import grid_size
@@ -89,6 +89,18 @@ def may_end_early(trial_scheduler: str) -> bool:
     return trial_scheduler not in _TO_THE_END
 
 
+def first_rung(scheduler: TrialSchedulerConfig, max_epochs: int) -> int:
+    """Return the epochs of a trial that was chosen by its first epochs: of a complete one where none ends early.
+
+    Args:
+        scheduler: Trial scheduler of the sweep.
+        max_epochs: Epochs of a complete trial.
+    """
+    if not may_end_early(scheduler.name):
+        return max_epochs
+    return min(scheduler.grace_epochs * scheduler.reduction_factor, max_epochs)
+
+
 def _choices(
     space: SearchSpace, trials: int, objectives: int, constraints: int, *, ends_early: bool, rules: int
 ) -> Iterator[SamplerChoice]:
@@ -114,6 +126,8 @@ def _choices(
         yield SamplerChoice("gp_tpe", f"no conditions, in {trials:,} trials; two models, as either may be wrong")
     for name in choices:
         yield SamplerChoice("tpe", f"search.{name} is a choice between unordered values")
+    if rules > 2 and trials <= _MOST_TRIALS_GP:
+        yield SamplerChoice("late_gp", f"only numbers are searched, in {trials:,} trials that may end early")
     if trials <= _MOST_TRIALS_GP:
         yield SamplerChoice("gp", f"only numbers are searched, in {trials:,} trials")
     yield SamplerChoice("tpe", f"{trials:,} trials; gp takes a quarter of a second for each")

@@ -10,10 +10,14 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from orchestrator.search.samplers.learnable import PAUSED_AT, REPEATS
 
 _SALT = 0x85EBCA6B  # keeps these random numbers apart from those of the sampler of the same trial
 
@@ -43,6 +47,41 @@ class EvenStart:
         interval = chance.permutation(self._size)[place]
         share = (interval + chance.random(self._size)[place]) / self._size
         return _at(distribution, float(share))
+
+
+class LateEnd:
+    """End of the evenly spread trials: once enough of all trials were trained for a number of epochs.
+
+    Scores of the first epochs order configurations poorly. A model of them takes the search to configurations that
+    learn fast at first, where evenly spread ones find better ones at the same cost (benchmarks/results/search).
+
+    Args:
+        trained: Number of trials to wait for.
+        epochs: Epochs that each of them was trained for.
+        most: Largest number of evenly spread trials.
+    """
+
+    def __init__(self, trained: int, epochs: int, most: int) -> None:
+        self._trained, self._epochs, self._most = trained, epochs, most
+        self._reached = False
+
+    def is_reached(self, trials: Sequence[FrozenTrial]) -> bool:
+        """Return whether a sampler may use results.
+
+        Args:
+            trials: All trials of the study so far.
+        """
+        if not self._reached:
+            reached = sum(REPEATS not in trial.user_attrs and _epochs_of(trial) >= self._epochs for trial in trials)
+            self._reached = len(trials) > self._most or reached >= self._trained
+        return self._reached
+
+
+def _epochs_of(trial: FrozenTrial) -> float:
+    """Return the number of epochs that a trial was trained for; infinite for a complete one."""
+    if trial.state is TrialState.COMPLETE:
+        return math.inf
+    return max(max(trial.intermediate_values, default=0), trial.user_attrs.get(PAUSED_AT, 0))
 
 
 def _at(distribution: BaseDistribution, share: float) -> Any:

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.config.sections.study import SamplerConfig
 from orchestrator.search.samplers.choice import choose_sampler
-from orchestrator.search.samplers.even_start import EvenStart
+from orchestrator.search.samplers.even_start import EvenStart, LateEnd
 from orchestrator.search.samplers.fading_prior import FadingPrior
 from orchestrator.search.samplers.grid import GridSampler
 from orchestrator.search.samplers.learnable import DIVERGED, OUTCOME, REJECTED, REPEATS, LearnableStudy, TrialWindow
@@ -30,8 +30,10 @@ __all__ = ["DIVERGED", "OUTCOME", "REJECTED", "SweepSampler", "create_sampler"]
 
 # Proposals hardly depend on more trials: TPE takes at most 25 for good ones, and weighs old ones less.
 _TPE_WINDOW = 300
-_IN_TURN = {"gp_tpe": ("gp", "tpe")}
-"""Names that stand for several samplers, which propose the trials in turn."""
+_IN_TURN = {"gp_tpe": ("gp", "tpe"), "late_gp": ("gp",)}
+"""Names that stand for others, which propose the trials in turn after evenly spread ones."""
+_EVEN_LATE = 2
+"""Trials of one hypercube of `late_gp`, as a multiple of the startup trials."""
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -43,10 +45,16 @@ class SweepSampler(BaseSampler):
         space: Search space of the sweep.
         seed: Seed of the sweep.
         known: Configurations around which a part of the early trials is drawn.
+        late_end: End of the evenly spread trials of `late_gp`.
     """
 
     def __init__(
-        self, sampler: SamplerConfig, space: SearchSpace, seed: int, known: Sequence[Mapping[str, Any]] = ()
+        self,
+        sampler: SamplerConfig,
+        space: SearchSpace,
+        seed: int,
+        known: Sequence[Mapping[str, Any]] = (),
+        late_end: LateEnd | None = None,
     ) -> None:
         self._sampler = sampler
         self._seed = seed
@@ -56,7 +64,10 @@ class SweepSampler(BaseSampler):
         self._current: tuple[int, BaseSampler] | None = None
         self._view: tuple[int, LearnableStudy] | None = None
         self._windows: dict[str, TrialWindow] = {}  # by the name of Optuna's sampler
-        self._start = EvenStart(sampler.startup_trials, seed) if sampler.name in _IN_TURN else None
+        even = sampler.startup_trials * (1 if late_end is None else _EVEN_LATE)
+        self._start = EvenStart(even, seed) if sampler.name in _IN_TURN else None
+        self._late_end = late_end
+        self._even: tuple[int, bool] | None = None
         self._present: PresentSpace | None = None
 
     def change_space(self, present: PresentSpace) -> None:
@@ -74,12 +85,12 @@ class SweepSampler(BaseSampler):
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Prepare the sampler of a trial."""
-        self._current = self._view = self._center = None
+        self._current = self._view = self._center = self._even = None
         self._sampler_of(trial).before_trial(study, trial)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return the names that are drawn together; none for a trial that resumes with its own values."""
-        if trial.params or self._center_of(study, trial) is not None:
+        if trial.params or self._center_of(study, trial) is not None or self._is_before_late_end(study, trial):
             return {}
         found = self._sampler_of(trial).infer_relative_search_space(self._snapshot(study, trial), trial)
         present = self._present
@@ -89,7 +100,7 @@ class SweepSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Return values of the names that are drawn together."""
-        if trial.params or self._center_of(study, trial) is not None:
+        if trial.params or self._center_of(study, trial) is not None or self._is_before_late_end(study, trial):
             return {}
         if (present := self._present) is not None:
             search_space = {name: present.drawn(name, stored) for name, stored in search_space.items()}
@@ -107,8 +118,10 @@ class SweepSampler(BaseSampler):
         if center is not None and param_name in center:
             return self._prior.draw(trial.number, param_name, param_distribution, center[param_name])
         shown = self._snapshot(study, trial)
-        if self._start is not None and len(shown.get_trials(False, _ENDED)) < self._sampler.startup_trials:
-            return self._start.draw(trial.number, param_name, param_distribution)
+        if self._start is not None:
+            few = len(shown.get_trials(False, _ENDED)) < self._sampler.startup_trials
+            if few or self._is_before_late_end(study, trial):
+                return self._start.draw(trial.number, param_name, param_distribution)
         return self._sampler_of(trial).sample_independent(shown, trial, param_name, param_distribution)
 
     def after_trial(
@@ -130,6 +143,15 @@ class SweepSampler(BaseSampler):
             results = sum(seen.state.is_finished() and REJECTED not in seen.user_attrs for seen in shown)
             self._center = trial.number, self._prior.center_of(trial.number, results)
         return self._center[1]
+
+    def _is_before_late_end(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        """Return whether a trial is one of the evenly spread ones of `late_gp`."""
+        if self._late_end is None:
+            return False
+        if self._even is None or self._even[0] != trial.number:
+            seen = study.get_trials(deepcopy=False)
+            self._even = trial.number, not self._late_end.is_reached(seen)
+        return self._even[1]
 
     def _snapshot(self, study: optuna.Study, trial: FrozenTrial) -> LearnableStudy:
         """Return the study as it was when the trial was proposed."""
@@ -170,6 +192,7 @@ def create_sampler(
     objectives: int = 1,
     constraints: int = 0,
     ends_early: bool = True,
+    first_rung: int = 1,
     known: Sequence[Mapping[str, Any]] = (),
 ) -> SweepSampler:
     """Return the sampler of a sweep.
@@ -182,6 +205,7 @@ def create_sampler(
         objectives: Number of objectives, by which `auto` chooses.
         constraints: Number of constraints, by which `auto` chooses.
         ends_early: False where every trial is trained to the end, by which `auto` chooses.
+        first_rung: Epochs of a trial whose result `late_gp` waits for.
         known: Configurations around which a part of the early trials is drawn.
     """
     if sampler.name == "auto":
@@ -196,7 +220,8 @@ def create_sampler(
         sampler = sampler.model_copy(update={"name": name})
     # Experimental by name only: several years old, and without an alternative.
     warnings.filterwarnings("ignore", "Argument ``", optuna.exceptions.ExperimentalWarning)
-    return SweepSampler(sampler, space, seed, known)
+    late_end = LateEnd(sampler.startup_trials, first_rung, trials // 2) if sampler.name == "late_gp" else None
+    return SweepSampler(sampler, space, seed, known, late_end)
 
 
 class _Arguments(NamedTuple):
