@@ -81,7 +81,8 @@ def _epochs_of(trial: FrozenTrial) -> float:
     """Return the number of epochs that a trial was trained for; infinite for a complete one."""
     if trial.state is TrialState.COMPLETE:
         return math.inf
-    return max(max(trial.intermediate_values, default=0), trial.user_attrs.get(PAUSED_AT, 0))
+    paused_at: int = trial.user_attrs.get(PAUSED_AT, 0)
+    return max([paused_at, *trial.intermediate_values])
 
 
 def _at(distribution: BaseDistribution, share: float) -> Any:

@@ -165,13 +165,13 @@ def test_a_sweep_that_names_no_strategy_keeps_the_one_it_began_with(old: SweepFo
 def test_a_sweep_keeps_the_rules_by_which_auto_chose(old: SweepFolder) -> None:
     content = stored_config(old, contacted=()).model_dump(mode="json")
     assert content["sampler"].pop("rules") == 1
-    for recorded, rules in ((None, 1), (2, 2)):
+    for recorded, rules in ((None, 1), (2, 2), (3, 3)):
         history = read_begun(old.journal)
         history.config = {**content, "sampler": {"name": "auto", **({} if recorded is None else {"rules": recorded})}}
         again, line = chosen_before(load_sweep({**content, "sampler": {"startup_trials": 5}}), history)
         assert (again.sampler.name, again.sampler.rules, again.sampler.startup_trials) == ("auto", rules, 5)
         assert line == ""
-        for given in (1, 2):  # in a file, or with --set
+        for given in (1, 2, 3):  # in a file, or with --set
             again, line = chosen_before(load_sweep({**content, "sampler": {"rules": given}}), history)
             assert again.sampler.rules == rules
             kept = f"Kept as the sweep was begun: sampler.rules {rules}, in place of {given}"

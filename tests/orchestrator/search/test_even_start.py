@@ -11,8 +11,10 @@ import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import TypeAdapter
 
-from orchestrator.config.sections.study import SamplerConfig
+from orchestrator.config.sections.study import SamplerConfig, TrialSchedulerConfig
+from orchestrator.search.samplers.choice import first_rung
 from orchestrator.search.samplers.even_start import EvenStart
+from orchestrator.search.samplers.learnable import PAUSED_AT, REPEATS
 from orchestrator.search.samplers.samplers import create_sampler
 from search_spaces import Domain, SearchSpace
 
@@ -92,3 +94,80 @@ def test_trials_that_run_at_once_before_any_result_are_even_too() -> None:
     drawn = [SPACE.sample(study.ask())["x"] for _ in range(16)]
     for half in (drawn[:8], drawn[8:]):
         assert sorted(interval(x, 0.0, 1.0) for x in half) == list(range(8))
+
+
+class TestLateGaussianProcess:
+    """Sampler `late_gp`: even trials until some were trained for longer than their first epochs."""
+
+    @pytest.fixture
+    def study(self) -> optuna.Study:
+        return self.open(trials=60)
+
+    def open(self, **sizes: int) -> optuna.Study:
+        sampler = create_sampler(SamplerConfig(name="late_gp", startup_trials=4), SPACE, 0, first_rung=3, **sizes)
+        return optuna.create_study(direction="maximize", sampler=sampler)
+
+    def propose(self, study: optuna.Study, epochs: int) -> bool:
+        """Train a trial for some epochs, and return whether it was one of the evenly spread ones."""
+        trial = study.ask()
+        x = SPACE.sample(trial)["x"]
+        for epoch in range(1, epochs + 1):
+            trial.report(x, epoch)
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        return x == EvenStart(8, 0).draw(trial.number, "x", FloatDistribution(0.0, 1.0))
+
+    def test_it_waits_for_trials_that_were_trained_beyond_the_first_epochs(self, study: optuna.Study) -> None:
+        assert all(self.propose(study, epochs) for epochs in [1, 2] * 6 + [3, 5, 3, 4])
+        assert not any(self.propose(study, 1) for _ in range(3))
+        assert study.trials[-1].params["x"] > 0.9  # the maximum of an increasing function
+
+    def test_it_is_what_gp_is_afterwards(self, study: optuna.Study) -> None:
+        plain = optuna.create_study(
+            direction="maximize", sampler=create_sampler(SamplerConfig(name="gp", startup_trials=4), SPACE, 0)
+        )
+        for _ in range(5):
+            self.propose(study, 3)
+        for trial in study.trials[:4]:
+            plain.add_trial(trial)
+        assert SPACE.sample(plain.ask()) == study.trials[4].params
+
+    def test_a_complete_trial_counts_and_one_with_another_seed_does_not(self, study: optuna.Study) -> None:
+        for number in range(8):
+            trial = study.ask()
+            SPACE.sample(trial)
+            if number % 2:
+                trial.set_user_attr(REPEATS, 0)
+            study.tell(trial, 1.0)
+            assert self.propose(study, 1) is (number < 6)
+
+    def test_a_paused_trial_counts_by_the_epoch_of_its_pause(self, study: optuna.Study) -> None:
+        for _ in range(4):
+            trial = study.ask()
+            SPACE.sample(trial)
+            trial.set_user_attr(PAUSED_AT, 3)
+        assert not self.propose(study, 1)
+
+    def test_half_of_the_trials_are_even_at_most(self) -> None:
+        study = self.open(trials=20)
+        assert [self.propose(study, 1) for _ in range(12)] == [True] * 10 + [False] * 2
+
+    def test_a_study_that_is_opened_again_proposes_the_same(self, study: optuna.Study) -> None:
+        for epochs in (1, 3, 3, 3, 3):
+            self.propose(study, epochs)
+        again = self.open(trials=60)
+        for trial in study.trials:
+            again.add_trial(trial)
+        assert SPACE.sample(again.ask()) == SPACE.sample(study.ask())
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "epochs", "rung"),
+    [
+        ({"name": "freeze_thaw"}, 50, 6),
+        ({"name": "freeze_thaw", "grace_epochs": 1, "reduction_factor": 4}, 50, 4),
+        ({"name": "asha"}, 5, 5),
+        ({"name": "none"}, 50, 50),
+    ],
+)
+def test_the_first_rung_follows_from_the_trial_scheduler(scheduler: dict[str, Any], epochs: int, rung: int) -> None:
+    assert first_rung(TrialSchedulerConfig.model_validate(scheduler), epochs) == rung
