@@ -162,7 +162,7 @@ def test_images_that_only_the_cluster_has_are_left_to_the_job() -> None:
 
 
 def test_a_sweep_that_resumes_keeps_a_setting_without_effect(tmp_path: Path) -> None:
-    prepare("folder", photo_tree(tmp_path, per_class=2), str(tmp_path / "photos"))
+    prepare("folder", photo_tree(tmp_path, per_class=6), str(tmp_path / "photos"))
     sweep = tmp_path / "s.yaml"
     settings = {"uri": str(tmp_path / "photos"), "image_size": 24}, {"color_jitter": 0.4, "auto_augment": "original"}
     sweep.write_text(
