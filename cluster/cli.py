@@ -76,7 +76,7 @@ def submit(
 
     overrides = assignments or []
     values = setting_values(name=name, tracking_uri=tracking_uri, runs_dir=runs_dir)
-    checked = submission.check_sweep(sweep, overrides, values)
+    checked = submission.check_sweep(sweep, overrides, values, resume=resume)
     variables = submission.passed_on(env or ())
     packed = package.plan_package(working_dir, sweep, network_files=checked.network_files)
     submission.require_checkpoints(checked.checkpoints, packed, working_dir)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -18,6 +19,7 @@ from cluster.package import Package
 from orchestrator.config.fixed_settings import CHECKPOINT, RANDOM
 from orchestrator.config.load import load_sweep, overridden
 from orchestrator.config.network_files import NetworkSource, network_files_beside, read_network_files
+from orchestrator.config.validation.training_rules import unused_accepted
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.files.home_paths import expanded_path
 from orchestrator.files.sqlite_files import sqlite_path
@@ -55,7 +57,11 @@ class CheckedSweep:
 
 
 def check_sweep(
-    sweep: Path, overrides: Sequence[str], values: Mapping[str, str] = MappingProxyType({})
+    sweep: Path,
+    overrides: Sequence[str],
+    values: Mapping[str, str] = MappingProxyType({}),
+    *,
+    resume: bool = False,
 ) -> CheckedSweep:
     """Check a sweep as far as possible on this machine, and that it can run in a job.
 
@@ -65,6 +71,7 @@ def check_sweep(
         sweep: Sweep file.
         overrides: Assignments (`--set`) for the job's command line.
         values: Settings given as options, for the job's command line.
+        resume: Whether the job resumes the sweep, which keeps settings without effect that it began with.
 
     Raises:
         ConfigError: Lists all problems: of the settings, of paths that a job would lose, of passwords that would show.
@@ -74,7 +81,8 @@ def check_sweep(
     with network_files_beside(sweep.parent):
         network_files, _ = read_network_files(settings)
         try:
-            load_sweep(sweep, overrides, values=values)
+            with unused_accepted() if resume else contextlib.nullcontext():
+                load_sweep(sweep, overrides, values=values)
         except ConfigError as error:
             problems = [*error.problems, *problems]
     if _lies_elsewhere(_setting(settings, "dataset", "uri")):

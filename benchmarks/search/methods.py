@@ -54,13 +54,15 @@ AUTO = "auto"
 
 def method_of_auto(task: Task) -> str:
     """Return the method that `strategy: auto` is for a task, in a sweep of 200 trials."""
-    sampler = import_module("orchestrator.search.samplers.choice").choose_sampler(
-        import_module("strategies").search_space(task), trials=200, ends_early=task.epochs > 1
-    )
+    choice, ends_early = import_module("orchestrator.search.samplers.choice"), task.epochs > 1
+    space = import_module("strategies").search_space(task)
+    name = choice.choose_sampler(space, trials=200, ends_early=ends_early).name
+    config = import_module("orchestrator.config.sections.study").SamplerConfig(name=name)
+    sampler = {"name": name, "startup": choice.choose_startup(config, ends_early=ends_early)}
     rule, _ = import_module("orchestrator.config.strategy").choose_scheduler(
         epochs=task.epochs, grace_epochs=1, objectives=1
     )
-    shown = _SHOWN[sampler.name]
+    shown = next(shown for shown, settings in _SAMPLERS.items() if settings == sampler)
     return shown if rule == "none" else f"{rule}, {shown}"
 
 
@@ -73,34 +75,34 @@ def _known(use: str, task: Task) -> dict[str, Any]:
     return {"prior": {"known": task.known}, "first": {"first": task.known}, "wrong": {"known": WRONG}, "": {}}[use]
 
 
-def _sampled(name: str, known: str = "", random_share: float = 0.0) -> Create:
+def _sampled(shown: str, known: str = "", random_share: float = 0.0) -> Create:
     def create(search: Search) -> Strategy:
         return import_module("strategies").SampledStrategy(
             search.task,
             search.seed,
-            {"name": name, "random_share": random_share},
+            {**_SAMPLERS[shown], "random_share": random_share},
             **_known(known, search.task),
         )
 
     return create
 
 
-def _stopping(name: str, *, hyperband: bool = False) -> Create:
+def _stopping(shown: str, *, hyperband: bool = False) -> Create:
     def create(search: Search) -> Strategy:
         return import_module("strategies").StoppingStrategy(
-            search.task, search.seed, {"name": name}, hyperband=hyperband
+            search.task, search.seed, _SAMPLERS[shown], hyperband=hyperband
         )
 
     return create
 
 
-def _allocated(name: str, rule: str, known: str = "", random_share: float = 0.0) -> Create:
+def _allocated(shown: str, rule: str, known: str = "", random_share: float = 0.0) -> Create:
     def create(search: Search) -> Strategy:
         rules = import_module("orchestrator.search.allocation.rules").ALLOCATORS
         options = {"create": rules[rule], "trials": search.budget, "epochs": search.budget}
         options |= _known(known, search.task)
         return import_module("strategies").AllocatedStrategy(
-            search.task, search.seed, {"name": name, "random_share": random_share}, **options
+            search.task, search.seed, {**_SAMPLERS[shown], "random_share": random_share}, **options
         )
 
     return create
@@ -121,23 +123,33 @@ def _smac(search: Search) -> Strategy:
     return import_module("competitors_smac").Smac(search.task, search.seed, search.budget)
 
 
-_SHOWN = {"random": "random", "tpe": "TPE", "gp": "GP", "late_gp": "late GP", "gp_tpe": "GP and TPE"}
-_THIRD, _IN_THIRDS = " and a third random", ("tpe", "gp_tpe")
+_SAMPLERS: Mapping[str, Mapping[str, str]] = {
+    "random": {"name": "random", "startup": "random"},
+    "TPE": {"name": "tpe", "startup": "random"},
+    "GP": {"name": "gp", "startup": "random"},
+    "late TPE": {"name": "tpe", "startup": "late"},
+    "late GP": {"name": "gp", "startup": "late"},
+    "GP and TPE": {"name": "gp_tpe", "startup": "even"},
+}
+"""Settings of our samplers, by the name that tables show."""
+_THIRD, _IN_THIRDS = " and a third random", ("TPE", "GP and TPE")
 _SYNE = ("syne_tune.optimizer.schedulers.asha",)
 _OLDER_SYNE = ("syne_tune.optimizer.schedulers.searchers.bayesopt",)
 
 METHODS: Mapping[str, Method] = {
     "random": Method(_sampled("random"), is_ours=True),
-    "TPE": Method(_sampled("tpe"), is_ours=True),
-    "GP": Method(_sampled("gp"), is_ours=True),
-    "GP and TPE": Method(_sampled("gp_tpe"), is_ours=True),
+    "TPE": Method(_sampled("TPE"), is_ours=True),
+    "GP": Method(_sampled("GP"), is_ours=True),
+    "GP and TPE": Method(_sampled("GP and TPE"), is_ours=True),
     "Ray ASHA, random": Method(_stopping("random"), same_on_final_scores="random", is_ours=True),
-    "Ray ASHA, TPE": Method(_stopping("tpe"), same_on_final_scores="TPE", is_ours=True),
-    "Ray BOHB-like": Method(_stopping("tpe", hyperband=True), same_on_final_scores="TPE", is_ours=True),
+    "Ray ASHA, TPE": Method(_stopping("TPE"), same_on_final_scores="TPE", is_ours=True),
+    "Ray BOHB-like": Method(_stopping("TPE", hyperband=True), same_on_final_scores="TPE", is_ours=True),
     **{
-        f"{rule}, {_SHOWN[name]}": Method(_allocated(name, rule), is_ours=True, same_on_final_scores=_SHOWN[name])
+        f"{rule}, {shown}": Method(
+            _allocated(shown, rule), is_ours=True, same_on_final_scores=shown.removeprefix("late ")
+        )
         for rule in ("asha", "pasha", "freeze_thaw")
-        for name in ("random", "tpe", "gp", "late_gp", "gp_tpe")
+        for shown in _SAMPLERS
     },
     "Optuna TPE + Hyperband": Method(_optuna, packages=("optuna",)),
     "Syne Tune ASHA": Method(_syne_tune("random_search"), packages=_SYNE),
@@ -151,19 +163,19 @@ METHODS: Mapping[str, Method] = {
     ),
     "SMAC3": Method(_smac, packages=("smac",)),
     **{
-        f"{rule}, {_SHOWN[name]}{_THIRD}": Method(
-            _allocated(name, rule, random_share=1 / 3), is_ours=True, same_on_final_scores=f"{_SHOWN[name]}{_THIRD}"
+        f"{rule}, {shown}{_THIRD}": Method(
+            _allocated(shown, rule, random_share=1 / 3), is_ours=True, same_on_final_scores=f"{shown}{_THIRD}"
         )
         for rule in ("asha", "freeze_thaw")
-        for name in _IN_THIRDS
+        for shown in _IN_THIRDS
     },
-    **{f"{_SHOWN[name]}{_THIRD}": Method(_sampled(name, random_share=1 / 3), is_ours=True) for name in _IN_THIRDS},
+    **{f"{shown}{_THIRD}": Method(_sampled(shown, random_share=1 / 3), is_ours=True) for shown in _IN_THIRDS},
     **{
         f"{shown}, {use}": Method(create(use), is_ours=True, needs_known=True)
         for use in ("first", "prior", "wrong")
         for shown, create in (
-            ("TPE", lambda use: _sampled("tpe", use)),
-            ("asha, TPE", lambda use: _allocated("tpe", "asha", use)),
+            ("TPE", lambda use: _sampled("TPE", use)),
+            ("asha, TPE", lambda use: _allocated("TPE", "asha", use)),
         )
     },
 }

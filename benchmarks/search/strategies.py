@@ -51,7 +51,7 @@ class SampledStrategy(Strategy):
         known: Configurations that a part of the early trials is drawn around.
         first: Configurations that are tried first.
         trials: Largest number of configurations.
-        first_rung: Epochs of a trial that is no longer judged by its first epochs.
+        second_rung: Epochs of the trials that a late start waits for.
     """
 
     def __init__(
@@ -63,13 +63,13 @@ class SampledStrategy(Strategy):
         known: Sequence[Mapping[str, Any]] = (),
         first: Sequence[Mapping[str, Any]] = (),
         trials: int = 100,
-        first_rung: int = 1,
+        second_rung: int = 1,
     ) -> None:
         self.task, self.seed = task, seed
         self.space = search_space(task)
         self.study = optuna.create_study(
             sampler=create_sampler(
-                SamplerConfig(**sampler), self.space, seed, trials=trials, first_rung=first_rung, known=known
+                SamplerConfig(**sampler), self.space, seed, trials=trials, second_rung=second_rung, known=known
             ),
             direction="maximize",
         )
@@ -168,7 +168,7 @@ class AllocatedStrategy(SampledStrategy):
         first: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         rung = min(GRACE_EPOCHS * REDUCTION_FACTOR, task.epochs)
-        super().__init__(task, seed, sampler, known=known, first=first, trials=trials, first_rung=rung)
+        super().__init__(task, seed, sampler, known=known, first=first, trials=trials, second_rung=rung)
         self.rule = create(
             AllocationSetting(trials, task.epochs, GRACE_EPOCHS, REDUCTION_FACTOR, epochs=epochs, seed=seed)
         )

@@ -28,7 +28,7 @@ from orchestrator.records.trials import TrialRecord
 from orchestrator.results.stored_sweep import StoredSweep, find_sweep, read_sweep
 from orchestrator.search.allocation.allocator import AllocationSetting, Allocator
 from orchestrator.search.allocation.rules import ALLOCATORS
-from orchestrator.search.samplers.choice import FIRST_RULES, NEWEST_RULES, first_rung, may_end_early
+from orchestrator.search.samplers.choice import FIRST_RULES, NEWEST_RULES, may_end_early, second_rung
 from orchestrator.search.samplers.samplers import create_sampler
 from orchestrator.search.simulation.curves import Curve, ListedCurves
 from orchestrator.search.simulation.simulator import SimulationSetting, simulate
@@ -181,7 +181,7 @@ def replay_sweep(
             trials=len(usable),
             objectives=table.objectives,
             ends_early=may_end_early(scheduler.name),
-            first_rung=first_rung(scheduler, table.max_epochs),
+            second_rung=second_rung(scheduler, table.max_epochs),
         )
         trace = simulate(table, drawn, allocator, SimulationSetting(lanes, epochs=epochs))
         replays.append(_summary(seed, trace, recorded, usable, stored.result.mode))
@@ -227,7 +227,7 @@ def _parse(
         sampler = SamplerConfig.model_validate({"name": wanted})
     elif wanted == AUTO:
         sampler = sampler.model_copy(update={"rules": NEWEST_RULES})
-    elif sampler.name == AUTO and "rules" not in (stored.config.get("sampler") or {}):
+    elif "rules" not in (stored.config.get("sampler") or {}):
         sampler = sampler.model_copy(update={"rules": FIRST_RULES})
     scheduler = scheduler.model_copy(update={"name": chosen or scheduler.name})
     if scheduler.name == _NOT_REPLAYED and not problems:

@@ -11,7 +11,7 @@ from orchestrator.config.plans import SearchPlan
 from orchestrator.config.sections.first_trials import PAPERS
 from orchestrator.errors import StorageError, SweepNameError
 from orchestrator.search.proposals.enqueued_trials import paper_configurations
-from orchestrator.search.samplers.choice import first_rung, may_end_early
+from orchestrator.search.samplers.choice import may_end_early, second_rung
 from orchestrator.search.samplers.samplers import create_sampler
 from orchestrator.search.write_behind import StudyDatabase, WriteBehindStorage, flush_study
 
@@ -51,7 +51,7 @@ def open_study(
                 objectives=len(plan.objectives),
                 constraints=len(plan.constraints),
                 ends_early=may_end_early(plan.trial_scheduler.name),
-                first_rung=first_rung(plan.trial_scheduler, plan.max_epochs),
+                second_rung=second_rung(plan.trial_scheduler, plan.max_epochs),
                 known=paper_configurations(plan) if plan.sampler.prior == PAPERS else (),
             ),
             directions=["maximize" if objective.mode == "max" else "minimize" for objective in plan.objectives],

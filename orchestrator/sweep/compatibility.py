@@ -12,9 +12,9 @@ from orchestrator.config.flat_names import flat_names
 from orchestrator.config.network_files import Finder, network_files_from
 from orchestrator.config.plans import SweepPlans
 from orchestrator.config.sections.study import TrialSchedulerConfig
-from orchestrator.config.strategy import AUTO
 from orchestrator.config.tasks.networks import facts_of_images
 from orchestrator.config.tasks.registry import DEFAULT_TASK
+from orchestrator.config.validation.sampler_rules import WITH_STARTUP
 from orchestrator.config.validation.training_rules import unused_accepted
 from orchestrator.data import current_hash, open_any_dataset
 from orchestrator.errors import ConfigError, Problem, ResumeError
@@ -178,7 +178,8 @@ def steered_again(config: SweepConfig, history: History) -> tuple[SweepConfig, s
 def chosen_before(config: SweepConfig, history: History) -> tuple[SweepConfig, str]:
     """Return a configuration with the sampler and the trial scheduler that its sweep has used, where it names none.
 
-    Where the sampler is chosen again, since it depends on the number of trials, the rules of the sweep apply.
+    Where the sampler is chosen again, since it depends on the number of trials, the rules of the sweep apply; they
+    also say how the first trials are drawn.
 
     Args:
         config: Configuration of this session.
@@ -193,13 +194,15 @@ def chosen_before(config: SweepConfig, history: History) -> tuple[SweepConfig, s
         for section in config.strategy_use.chosen
         if (recorded := before.get(section) or {}).get("name")
     }
+    if config.sampler.name in WITH_STARTUP:
+        used.setdefault("sampler", {"rules": before["sampler"]["rules"]})
     changed = {section: {**now[section], **names} for section, names in used.items()}
     if all(now[section] == wanted for section, wanted in changed.items()):
         return config, ""
     with network_files_from(_sent_files(config)):
         former = load_sweep({**now, **changed}, label=f"sweep '{config.name}'")
     given, kept = config.sampler.rules, former.sampler.rules
-    if former.sampler.name != AUTO or given == kept or "rules" not in config.sampler.model_fields_set:
+    if given == kept or "rules" not in config.sampler.model_fields_set:
         return former, ""
     return former, f"Kept as the sweep was begun: sampler.rules {kept}, in place of {given}"
 

@@ -11,8 +11,10 @@ from typing import Any
 from orchestrator.config.plans import SearchPlan, SweepPlans, resolve_plans
 from orchestrator.config.sections.budget import BudgetConfig
 from orchestrator.config.sections.resources import ResourcesConfig
+from orchestrator.config.strategy import AUTO
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.config.tasks.networks import facts_of_images
+from orchestrator.config.validation.sampler_rules import WITH_STARTUP
 from orchestrator.errors import ClusterError, SweepNameError
 from orchestrator.files.usable_places import require_usable_places
 from orchestrator.inference.weights.initial import find_initial_weights
@@ -24,7 +26,7 @@ from orchestrator.runtime.lane_plan import LanePlan, plan_lanes
 from orchestrator.search.proposals.space_summary import summarize_prior, summarize_space
 from orchestrator.search.proposals.trial_filter import TrialFilter
 from orchestrator.search.racing import arms_of
-from orchestrator.search.samplers.choice import SamplerChoice, chosen_sampler
+from orchestrator.search.samplers.choice import SamplerChoice, chosen_sampler, reason_of_late_start
 from orchestrator.sweep.dry_run_trials import LargestTrial, Proposal, describe, largest_trial, preview_trials
 from orchestrator.uris import masked
 
@@ -160,18 +162,20 @@ def dry_run(
         notice=_name_taken(plans),
         space=(*summarize_space(search), *summarize_prior(search)),
         tried_first=preview.tried_first,
-        strategy=tuple(_chosen(config, choice)),
+        strategy=tuple(_chosen(config, choice, reason_of_late_start(search, sampler))),
         checkpoints=found.notes,
     )
 
 
-def _chosen(config: SweepConfig, choice: SamplerChoice | None) -> Iterator[str]:
+def _chosen(config: SweepConfig, choice: SamplerChoice | None, late: str) -> Iterator[str]:
     """Yield what was chosen for the sweep, and why."""
+    given = config.sampler
     if choice is not None:
         yield f"Sampler {choice.name}: {choice.reason}"
-    elif "rules" in config.sampler.model_fields_set:
-        rules, name = config.sampler.rules, config.sampler.name
-        yield f"sampler.rules {rules} has no effect: they choose for sampler auto, and the sweep has {name}"
+    elif "rules" in given.model_fields_set and (given.name not in WITH_STARTUP or given.startup != AUTO):
+        yield f"sampler.rules {given.rules} has no effect: they choose for auto, and the sweep has {given.name}"
+    if late:
+        yield f"First trials: {late}"
     if config.strategy_use.reason:
         yield f"Trial scheduler {config.trial_scheduler.name}: {config.strategy_use.reason}"
 

@@ -22,9 +22,11 @@ from cluster.submission import (
     runtime_env,
 )
 from orchestrator.config import load_sweep
+from orchestrator.data.conversion.prepare import prepare
 from orchestrator.errors import ClusterError, ConfigError
 from orchestrator.runtime.submitted_versions import SUBMITTED_WITH, version_report
 from tests.support.networks.own_file import write_own_file
+from tests.support.tiny_archives import photo_tree
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / "sweeps" / "digits.yaml"
@@ -157,6 +159,18 @@ def test_images_that_only_the_cluster_has_are_left_to_the_job() -> None:
     assert "/nowhere/imagenet" in check_sweep(DIGITS, overrides).unread
     with pytest.raises(ConfigError, match=r"trials"):
         check_sweep(DIGITS, [*overrides, "trials=0"])
+
+
+def test_a_sweep_that_resumes_keeps_a_setting_without_effect(tmp_path: Path) -> None:
+    prepare("folder", photo_tree(tmp_path, per_class=6), str(tmp_path / "photos"))
+    sweep = tmp_path / "s.yaml"
+    settings = {"uri": str(tmp_path / "photos"), "image_size": 24}, {"color_jitter": 0.4, "auto_augment": "original"}
+    sweep.write_text(
+        json.dumps({"name": "s", "dataset": settings[0], "training": settings[1], "model": {"name": "resnet18"}})
+    )
+    with pytest.raises(ConfigError, match=r"training\.color_jitter: got 0\.4"):
+        check_sweep(sweep, [])
+    assert check_sweep(sweep, [], resume=True).name == "s"
 
 
 def test_variables_are_passed_on_by_name_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:

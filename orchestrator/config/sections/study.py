@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt, Strict
 from orchestrator.config.sections.section import Section
 from search_spaces import Scalar
 
-SamplerName = Literal["tpe", "random", "grid", "qmc", "gp", "late_gp", "gp_tpe", "cmaes", "nsga2", "nsga3", "auto"]
+SamplerName = Literal["tpe", "random", "grid", "qmc", "gp", "gp_tpe", "cmaes", "nsga2", "nsga3", "auto"]
 
 
 class SamplerConfig(Section):
@@ -18,13 +18,13 @@ class SamplerConfig(Section):
 
     Args:
         name: `tpe` models the values of good and of other trials; `random`; `grid` tries every configuration of a
-            finite space once; `qmc` spreads trials evenly; `gp` fits a Gaussian process; `late_gp` does so once some
-            trials were trained beyond their first epochs; `gp_tpe` takes `gp` and `tpe` in turn; `cmaes` adapts a
-            normal distribution; `nsga2` and `nsga3` are evolutionary, for several objectives; `auto` chooses one of
-            them by the space, the objectives and the number of trials.
-        startup_trials: Number of random trials before `tpe`, `gp` or `cmaes` use earlier results; those of `gp_tpe` are
-            spread evenly. `late_gp` waits for as many that were trained beyond the first rung, and spreads the trials
-            until then evenly.
+            finite space once; `qmc` spreads trials evenly; `gp` fits a Gaussian process; `gp_tpe` takes
+            `gp` and `tpe` in turn; `cmaes` adapts a normal distribution; `nsga2` and `nsga3` are evolutionary, for
+            several objectives; `auto` chooses one of them by the space, the objectives and the number of trials.
+        startup_trials: Number of trials before `tpe`, `gp`, `gp_tpe` or `cmaes` use earlier results.
+        startup: How the first trials of `tpe`, `gp` and `gp_tpe` are drawn: at `random`; `even`, one in each interval
+            of equal width of every name; `late`, likewise, until `startup_trials` of them were trained to the second
+            rung; `auto` is `late` for `tpe` and `gp` where trials end early, `even` for `gp_tpe`, and else `random`.
         random_share: Probability that a trial is drawn at random, however many results there are.
         prior: `papers` draws a part of the early trials near the papers' own values; the part fades as trials end.
         options: Further arguments of Optuna's sampler; docs/settings.md lists them.
@@ -33,6 +33,7 @@ class SamplerConfig(Section):
 
     name: SamplerName = "auto"
     startup_trials: PositiveInt = 8
+    startup: Literal["auto", "random", "even", "late"] = "auto"
     random_share: float = Field(0.0, ge=0, le=1)
     prior: Literal["none", "papers"] = "none"
     options: Mapping[str, Scalar] = {}

@@ -26,7 +26,6 @@ SAMPLER_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "grid": {},
     "qmc": {"qmc_type": Literal["sobol", "halton"], "scramble": bool},
     "gp": {"deterministic_objective": bool},
-    "late_gp": {"deterministic_objective": bool},
     "gp_tpe": {},
     "cmaes": {
         "popsize": PositiveInt,
@@ -41,10 +40,12 @@ SAMPLER_OPTIONS: Mapping[str, Mapping[str, Any]] = {
 }
 """Arguments of Optuna's samplers that a sweep may set; seeds and functions are set by the program."""
 
-_WITH_PRIOR = ("tpe", "gp", "late_gp", "gp_tpe", "random", "auto")
-_GP = ("gp", "late_gp", "gp_tpe")
+_WITH_PRIOR = ("tpe", "gp", "gp_tpe", "random", "auto")
+WITH_STARTUP = ("tpe", "gp", "gp_tpe", "auto")
+"""Samplers whose first trials `sampler.startup` decides."""
+_GP = ("gp", "gp_tpe")
 _MOST_VALUES_GP = 10_000_000
-_PACKAGES = {"cmaes": "cmaes", "gp": "torch", "late_gp": "torch", "gp_tpe": "torch"}
+_PACKAGES = {"cmaes": "cmaes", "gp": "torch", "gp_tpe": "torch"}
 
 
 def sampler_problems(
@@ -65,6 +66,9 @@ def sampler_problems(
     if sampler.prior != "none" and sampler.name not in _WITH_PRIOR:
         remedy = f"Use {', '.join(_WITH_PRIOR[:-1])} or {_WITH_PRIOR[-1]}, or leave it out"
         yield Problem("sampler.prior", f"got '{sampler.prior}', which '{sampler.name}' cannot take. {remedy}")
+    if sampler.startup not in ("auto", "random") and sampler.name not in WITH_STARTUP:
+        remedy = f"Use {', '.join(WITH_STARTUP[:-1])} or {WITH_STARTUP[-1]}, or leave it out"
+        yield Problem("sampler.startup", f"got '{sampler.startup}', which '{sampler.name}' cannot take. {remedy}")
     if sampler.name == "grid":
         yield from _grid_problems(search)
     if sampler.name in (*_GP, "cmaes", "qmc"):

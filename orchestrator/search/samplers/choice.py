@@ -3,14 +3,14 @@
 Optuna's own AutoSampler is fetched over the network when it is used, and changes with what is fetched; the rules here
 are part of a release, in the order in which they are tried. A sweep keeps the version of the rules that it began with.
 The first took `gp` where only numbers are searched and `tpe` for choices; the second takes both in turn, unless only
-numbers are searched and trials end early; the third takes `late_gp` there.
+numbers are searched and trials end early; the third is the second, with first trials that are spread evenly for longer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from orchestrator.config.plans import SearchPlan
 from orchestrator.config.sections.study import SamplerConfig, SamplerName, TrialSchedulerConfig
@@ -23,6 +23,8 @@ FIRST_RULES: Final = 1
 NEWEST_RULES = SamplerConfig().rules
 _LARGE_POPULATION = 400
 _MOST_TRIALS_GP = 1000
+Startup = Literal["random", "even", "late"]
+LATE: Final = "late"
 _TO_THE_END = ("none", "pbt")  # trial schedulers that end no trial early
 
 
@@ -89,8 +91,40 @@ def may_end_early(trial_scheduler: str) -> bool:
     return trial_scheduler not in _TO_THE_END
 
 
-def first_rung(scheduler: TrialSchedulerConfig, max_epochs: int) -> int:
-    """Return the epochs of a trial that was chosen by its first epochs: of a complete one where none ends early.
+def choose_startup(sampler: SamplerConfig, *, objectives: int = 1, ends_early: bool = True) -> Startup:
+    """Return how the first trials are drawn.
+
+    Args:
+        sampler: Section `sampler`, its sampler chosen.
+        objectives: Number of objectives.
+        ends_early: False where every trial is trained to the end.
+    """
+    if sampler.startup != "auto":
+        return sampler.startup
+    if sampler.name == "gp_tpe":
+        return "even"
+    is_late = sampler.rules > 2 and sampler.name in ("tpe", "gp") and objectives == 1 and ends_early
+    return LATE if is_late else "random"
+
+
+def reason_of_late_start(search: SearchPlan, sampler: SamplerConfig) -> str:
+    """Return how long the first trials are spread evenly, and why; empty where they are not, or the sweep says so.
+
+    Args:
+        search: Search of the sweep.
+        sampler: Section `sampler`, its sampler chosen.
+    """
+    ends_early = may_end_early(search.trial_scheduler.name)
+    startup = choose_startup(sampler, objectives=len(search.objectives), ends_early=ends_early)
+    if sampler.startup != "auto" or startup != LATE:
+        return ""
+    epochs, most = second_rung(search.trial_scheduler, search.max_epochs), search.trials // 2
+    until = f"until {sampler.startup_trials} were trained for {epochs} epochs, {most} at most"
+    return f"spread evenly {until}; scores of the first epochs mislead {sampler.name}"
+
+
+def second_rung(scheduler: TrialSchedulerConfig, max_epochs: int) -> int:
+    """Return the epochs of a trial that was continued by its first ones: of a complete one where none ends early.
 
     Args:
         scheduler: Trial scheduler of the sweep.
@@ -126,8 +160,6 @@ def _choices(
         yield SamplerChoice("gp_tpe", f"no conditions, in {trials:,} trials; two models, as either may be wrong")
     for name in choices:
         yield SamplerChoice("tpe", f"search.{name} is a choice between unordered values")
-    if rules > 2 and trials <= _MOST_TRIALS_GP:
-        yield SamplerChoice("late_gp", f"only numbers are searched, in {trials:,} trials that may end early")
     if trials <= _MOST_TRIALS_GP:
         yield SamplerChoice("gp", f"only numbers are searched, in {trials:,} trials")
     yield SamplerChoice("tpe", f"{trials:,} trials; gp takes a quarter of a second for each")

@@ -19,6 +19,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.search.samplers.learnable import PAUSED_AT, REPEATS
 
+_LARGER = 2
+"""Trials of a hypercube of a late start, as a multiple of those that it waits for."""
 _SALT = 0x85EBCA6B  # keeps these random numbers apart from those of the sampler of the same trial
 
 
@@ -48,33 +50,39 @@ class EvenStart:
         share = (interval + chance.random(self._size)[place]) / self._size
         return _at(distribution, float(share))
 
+    def is_early(self, trials: Sequence[FrozenTrial]) -> bool:
+        """Return whether trials are spread evenly although `startup_trials` have ended.
 
-class LateEnd:
-    """End of the evenly spread trials: once enough of all trials were trained for a number of epochs.
+        Args:
+            trials: All trials of the study, the one that is proposed included.
+        """
+        return False
+
+
+class LateStart(EvenStart):
+    """Latin hypercubes until enough trials were trained for some epochs.
 
     Scores of the first epochs order configurations poorly. A model of them takes the search to configurations that
     learn fast at first, where evenly spread ones find better ones at the same cost (benchmarks/results/search).
 
     Args:
         trained: Number of trials to wait for.
+        seed: Seed of the sweep.
         epochs: Epochs that each of them was trained for.
-        most: Largest number of evenly spread trials.
+        most: Largest number of evenly spread trials, which `startup_trials` may exceed.
     """
 
-    def __init__(self, trained: int, epochs: int, most: int) -> None:
+    def __init__(self, trained: int, seed: int, *, epochs: int, most: int) -> None:
+        super().__init__(max(1, min(_LARGER * trained, most)), seed)
         self._trained, self._epochs, self._most = trained, epochs, most
-        self._reached = False
+        self._is_over = False
 
-    def is_reached(self, trials: Sequence[FrozenTrial]) -> bool:
-        """Return whether a sampler may use results.
-
-        Args:
-            trials: All trials of the study so far.
-        """
-        if not self._reached:
-            reached = sum(REPEATS not in trial.user_attrs and _epochs_of(trial) >= self._epochs for trial in trials)
-            self._reached = len(trials) > self._most or reached >= self._trained
-        return self._reached
+    def is_early(self, trials: Sequence[FrozenTrial]) -> bool:
+        """See `EvenStart.is_early`."""
+        if not self._is_over:
+            trained = sum(REPEATS not in trial.user_attrs and _epochs_of(trial) >= self._epochs for trial in trials)
+            self._is_over = len(trials) > self._most or trained >= self._trained
+        return not self._is_over
 
 
 def _epochs_of(trial: FrozenTrial) -> float:

@@ -18,8 +18,8 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.config.sections.study import SamplerConfig
-from orchestrator.search.samplers.choice import choose_sampler
-from orchestrator.search.samplers.even_start import EvenStart, LateEnd
+from orchestrator.search.samplers.choice import LATE, choose_sampler, choose_startup
+from orchestrator.search.samplers.even_start import EvenStart, LateStart
 from orchestrator.search.samplers.fading_prior import FadingPrior
 from orchestrator.search.samplers.grid import GridSampler
 from orchestrator.search.samplers.learnable import DIVERGED, OUTCOME, REJECTED, REPEATS, LearnableStudy, TrialWindow
@@ -30,10 +30,8 @@ __all__ = ["DIVERGED", "OUTCOME", "REJECTED", "SweepSampler", "create_sampler"]
 
 # Proposals hardly depend on more trials: TPE takes at most 25 for good ones, and weighs old ones less.
 _TPE_WINDOW = 300
-_IN_TURN = {"gp_tpe": ("gp", "tpe"), "late_gp": ("gp",)}
-"""Names that stand for others, which propose the trials in turn after evenly spread ones."""
-_EVEN_LATE = 2
-"""Trials of one hypercube of `late_gp`, as a multiple of the startup trials."""
+_IN_TURN = {"gp_tpe": ("gp", "tpe")}
+"""Names that stand for several samplers, which propose the trials in turn."""
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -45,7 +43,7 @@ class SweepSampler(BaseSampler):
         space: Search space of the sweep.
         seed: Seed of the sweep.
         known: Configurations around which a part of the early trials is drawn.
-        late_end: End of the evenly spread trials of `late_gp`.
+        start: First trials that are spread evenly; None where the sampler draws them.
     """
 
     def __init__(
@@ -54,7 +52,7 @@ class SweepSampler(BaseSampler):
         space: SearchSpace,
         seed: int,
         known: Sequence[Mapping[str, Any]] = (),
-        late_end: LateEnd | None = None,
+        start: EvenStart | None = None,
     ) -> None:
         self._sampler = sampler
         self._seed = seed
@@ -64,10 +62,8 @@ class SweepSampler(BaseSampler):
         self._current: tuple[int, BaseSampler] | None = None
         self._view: tuple[int, LearnableStudy] | None = None
         self._windows: dict[str, TrialWindow] = {}  # by the name of Optuna's sampler
-        even = sampler.startup_trials * (1 if late_end is None else _EVEN_LATE)
-        self._start = EvenStart(even, seed) if sampler.name in _IN_TURN else None
-        self._late_end = late_end
-        self._even: tuple[int, bool] | None = None
+        self._start = start
+        self._early: tuple[int, bool] | None = None
         self._present: PresentSpace | None = None
 
     def change_space(self, present: PresentSpace) -> None:
@@ -85,12 +81,12 @@ class SweepSampler(BaseSampler):
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Prepare the sampler of a trial."""
-        self._current = self._view = self._center = self._even = None
+        self._current = self._view = self._center = self._early = None
         self._sampler_of(trial).before_trial(study, trial)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return the names that are drawn together; none for a trial that resumes with its own values."""
-        if trial.params or self._center_of(study, trial) is not None or self._is_before_late_end(study, trial):
+        if trial.params or self._center_of(study, trial) is not None or self._is_early(study, trial):
             return {}
         found = self._sampler_of(trial).infer_relative_search_space(self._snapshot(study, trial), trial)
         present = self._present
@@ -100,7 +96,7 @@ class SweepSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Return values of the names that are drawn together."""
-        if trial.params or self._center_of(study, trial) is not None or self._is_before_late_end(study, trial):
+        if trial.params or self._center_of(study, trial) is not None or self._is_early(study, trial):
             return {}
         if (present := self._present) is not None:
             search_space = {name: present.drawn(name, stored) for name, stored in search_space.items()}
@@ -120,7 +116,7 @@ class SweepSampler(BaseSampler):
         shown = self._snapshot(study, trial)
         if self._start is not None:
             few = len(shown.get_trials(False, _ENDED)) < self._sampler.startup_trials
-            if few or self._is_before_late_end(study, trial):
+            if few or self._is_early(study, trial):
                 return self._start.draw(trial.number, param_name, param_distribution)
         return self._sampler_of(trial).sample_independent(shown, trial, param_name, param_distribution)
 
@@ -144,14 +140,13 @@ class SweepSampler(BaseSampler):
             self._center = trial.number, self._prior.center_of(trial.number, results)
         return self._center[1]
 
-    def _is_before_late_end(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        """Return whether a trial is one of the evenly spread ones of `late_gp`."""
-        if self._late_end is None:
+    def _is_early(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        """Return whether too few trials were trained for long enough when a trial is proposed."""
+        if self._start is None:
             return False
-        if self._even is None or self._even[0] != trial.number:
-            seen = study.get_trials(deepcopy=False)
-            self._even = trial.number, not self._late_end.is_reached(seen)
-        return self._even[1]
+        if self._early is None or self._early[0] != trial.number:
+            self._early = trial.number, self._start.is_early(study.get_trials(deepcopy=False))
+        return self._early[1]
 
     def _snapshot(self, study: optuna.Study, trial: FrozenTrial) -> LearnableStudy:
         """Return the study as it was when the trial was proposed."""
@@ -192,7 +187,7 @@ def create_sampler(
     objectives: int = 1,
     constraints: int = 0,
     ends_early: bool = True,
-    first_rung: int = 1,
+    second_rung: int = 1,
     known: Sequence[Mapping[str, Any]] = (),
 ) -> SweepSampler:
     """Return the sampler of a sweep.
@@ -205,7 +200,7 @@ def create_sampler(
         objectives: Number of objectives, by which `auto` chooses.
         constraints: Number of constraints, by which `auto` chooses.
         ends_early: False where every trial is trained to the end, by which `auto` chooses.
-        first_rung: Epochs of a trial whose result `late_gp` waits for.
+        second_rung: Epochs of the trials that a late start waits for.
         known: Configurations around which a part of the early trials is drawn.
     """
     if sampler.name == "auto":
@@ -220,8 +215,13 @@ def create_sampler(
         sampler = sampler.model_copy(update={"name": name})
     # Experimental by name only: several years old, and without an alternative.
     warnings.filterwarnings("ignore", "Argument ``", optuna.exceptions.ExperimentalWarning)
-    late_end = LateEnd(sampler.startup_trials, first_rung, trials // 2) if sampler.name == "late_gp" else None
-    return SweepSampler(sampler, space, seed, known, late_end)
+    startup = choose_startup(sampler, objectives=objectives, ends_early=ends_early)
+    start: EvenStart | None = None
+    if startup == "even":
+        start = EvenStart(sampler.startup_trials, seed)
+    elif startup == LATE:
+        start = LateStart(sampler.startup_trials, seed, epochs=second_rung, most=trials // 2)
+    return SweepSampler(sampler, space, seed, known, start)
 
 
 class _Arguments(NamedTuple):

@@ -176,3 +176,12 @@ def test_a_sweep_keeps_the_rules_by_which_auto_chose(old: SweepFolder) -> None:
             assert again.sampler.rules == rules
             kept = f"Kept as the sweep was begun: sampler.rules {rules}, in place of {given}"
             assert line == ("" if given == rules else kept)
+
+
+def test_a_sweep_that_names_its_sampler_keeps_its_first_trials(old: SweepFolder) -> None:
+    content = stored_config(old, contacted=()).model_dump(mode="json")
+    for recorded, rules in (({}, 1), ({"rules": 2}, 2), ({"rules": 3}, 3)):
+        history = read_begun(old.journal)
+        history.config = {**content, "sampler": {"name": "tpe", **recorded}}
+        again, line = chosen_before(load_sweep({**content, "sampler": {"name": "tpe"}}), history)
+        assert (again.sampler.name, again.sampler.rules, line) == ("tpe", rules, "")

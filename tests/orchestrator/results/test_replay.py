@@ -56,11 +56,10 @@ def test_without_early_stopping_a_replay_trains_all_recorded_epochs(tmp_path: Pa
 def test_promotion_uses_fewer_epochs_and_finds_the_same(tmp_path: Path) -> None:
     write_sweep(tmp_path, "s", RISING, training=TRAINING, trial_scheduler=SCHEDULER)
     for strategy in ("random+asha", "pasha", "auto", "tpe+asha_stopping"):
-        replay = replay_sweep("s", strategy, lanes=1, seeds=1, runs_dir=tmp_path)
-        found = replay.replays[0].found
-        assert found.epochs < 27, strategy
+        replay = replay_sweep("s", strategy, lanes=1, seeds=8, runs_dir=tmp_path)
+        assert all(each.found.epochs < 27 for each in replay.replays), strategy
         if strategy != "tpe+asha_stopping":
-            assert found.best == pytest.approx(0.88), strategy
+            assert replay.found_recorded_best >= 4, strategy  # with a third of the epochs
 
 
 def test_trials_that_would_be_trained_further_are_counted(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import TypeAdapter
 
-from orchestrator.config.sections.study import SamplerConfig, TrialSchedulerConfig
-from orchestrator.search.samplers.choice import first_rung
+from orchestrator.config.sections.study import SamplerConfig, SamplerName, TrialSchedulerConfig
+from orchestrator.search.samplers.choice import Startup, choose_startup, second_rung
 from orchestrator.search.samplers.even_start import EvenStart
 from orchestrator.search.samplers.learnable import PAUSED_AT, REPEATS
 from orchestrator.search.samplers.samplers import create_sampler
@@ -96,15 +96,21 @@ def test_trials_that_run_at_once_before_any_result_are_even_too() -> None:
         assert sorted(interval(x, 0.0, 1.0) for x in half) == list(range(8))
 
 
-class TestLateGaussianProcess:
-    """Sampler `late_gp`: even trials until some were trained for longer than their first epochs."""
+class TestLateStart:
+    """Even trials until some were trained for longer than their first epochs."""
+
+    @pytest.fixture(params=["gp", "tpe"])
+    def name(self, request: pytest.FixtureRequest) -> SamplerName:
+        found: SamplerName = request.param
+        return found
 
     @pytest.fixture
-    def study(self) -> optuna.Study:
-        return self.open(trials=60)
+    def study(self, name: SamplerName) -> optuna.Study:
+        return self.open(name, trials=60)
 
-    def open(self, **sizes: int) -> optuna.Study:
-        sampler = create_sampler(SamplerConfig(name="late_gp", startup_trials=4), SPACE, 0, first_rung=3, **sizes)
+    def open(self, name: SamplerName, startup: Startup = "late", trials: int = 60) -> optuna.Study:
+        config = SamplerConfig(name=name, startup_trials=4, startup=startup)
+        sampler = create_sampler(config, SPACE, 0, second_rung=3, trials=trials)
         return optuna.create_study(direction="maximize", sampler=sampler)
 
     def propose(self, study: optuna.Study, epochs: int) -> bool:
@@ -119,12 +125,9 @@ class TestLateGaussianProcess:
     def test_it_waits_for_trials_that_were_trained_beyond_the_first_epochs(self, study: optuna.Study) -> None:
         assert all(self.propose(study, epochs) for epochs in [1, 2] * 6 + [3, 5, 3, 4])
         assert not any(self.propose(study, 1) for _ in range(3))
-        assert study.trials[-1].params["x"] > 0.9  # the maximum of an increasing function
 
-    def test_it_is_what_gp_is_afterwards(self, study: optuna.Study) -> None:
-        plain = optuna.create_study(
-            direction="maximize", sampler=create_sampler(SamplerConfig(name="gp", startup_trials=4), SPACE, 0)
-        )
+    def test_the_sampler_is_the_same_afterwards(self, study: optuna.Study, name: SamplerName) -> None:
+        plain = self.open(name, "random")
         for _ in range(5):
             self.propose(study, 3)
         for trial in study.trials[:4]:
@@ -147,14 +150,20 @@ class TestLateGaussianProcess:
             trial.set_user_attr(PAUSED_AT, 3)
         assert not self.propose(study, 1)
 
-    def test_half_of_the_trials_are_even_at_most(self) -> None:
-        study = self.open(trials=20)
+    def test_half_of_the_trials_are_even_at_most(self, name: SamplerName) -> None:
+        study = self.open(name, trials=20)
         assert [self.propose(study, 1) for _ in range(12)] == [True] * 10 + [False] * 2
 
-    def test_a_study_that_is_opened_again_proposes_the_same(self, study: optuna.Study) -> None:
+    def test_a_short_sweep_has_one_hypercube(self, name: SamplerName) -> None:
+        study = self.open(name, trials=12)
+        for _ in range(6):
+            self.propose(study, 1)
+        assert sorted(int(6 * trial.params["x"]) for trial in study.trials) == [0, 1, 2, 3, 4, 5]
+
+    def test_a_study_that_is_opened_again_proposes_the_same(self, study: optuna.Study, name: SamplerName) -> None:
         for epochs in (1, 3, 3, 3, 3):
             self.propose(study, epochs)
-        again = self.open(trials=60)
+        again = self.open(name)
         for trial in study.trials:
             again.add_trial(trial)
         assert SPACE.sample(again.ask()) == SPACE.sample(study.ask())
@@ -169,5 +178,26 @@ class TestLateGaussianProcess:
         ({"name": "none"}, 50, 50),
     ],
 )
-def test_the_first_rung_follows_from_the_trial_scheduler(scheduler: dict[str, Any], epochs: int, rung: int) -> None:
-    assert first_rung(TrialSchedulerConfig.model_validate(scheduler), epochs) == rung
+def test_the_second_rung_follows_from_the_trial_scheduler(scheduler: dict[str, Any], epochs: int, rung: int) -> None:
+    assert second_rung(TrialSchedulerConfig.model_validate(scheduler), epochs) == rung
+
+
+@pytest.mark.parametrize(
+    ("sampler", "sweep", "startup"),
+    [
+        ({"name": "tpe"}, {}, "late"),
+        ({"name": "gp"}, {}, "late"),
+        ({"name": "tpe", "rules": 2}, {}, "random"),
+        ({"name": "tpe"}, {"ends_early": False}, "random"),
+        ({"name": "tpe"}, {"objectives": 2}, "random"),
+        ({"name": "gp_tpe"}, {}, "even"),
+        ({"name": "gp_tpe", "rules": 2}, {}, "even"),
+        ({"name": "cmaes"}, {}, "random"),
+        ({"name": "gp_tpe", "startup": "late"}, {"ends_early": False}, "late"),
+        ({"name": "tpe", "startup": "even"}, {}, "even"),
+    ],
+)
+def test_the_startup_follows_from_sampler_and_scheduler(
+    sampler: dict[str, Any], sweep: dict[str, Any], startup: str
+) -> None:
+    assert choose_startup(SamplerConfig.model_validate(sampler), **sweep) == startup

@@ -35,8 +35,7 @@ FINE = {"lr": NUMBERS["lr"], "seed": {"type": "int", "low": 0, "high": 2**31}}
         (FINITE, {"trials": 11}, "gp_tpe", "no conditions"),
         (FINITE, {"trials": 11, "rules": 1}, "tpe", "search.optimizer is a choice"),
         (NUMBERS, {"trials": 1000, "ends_early": False}, "gp_tpe", "no conditions, in 1,000 trials"),
-        (NUMBERS, {"trials": 1000}, "late_gp", "only numbers are searched, in 1,000 trials that may end early"),
-        (NUMBERS, {"trials": 1000, "rules": 2}, "gp", "only numbers are searched"),
+        (NUMBERS, {"trials": 1000}, "gp", "only numbers are searched"),
         (NUMBERS, {"trials": 1001, "ends_early": False}, "tpe", "1,001 trials"),
         (NUMBERS, {"trials": 1000, "ends_early": False, "rules": 1}, "gp", "only numbers are searched"),
         (NUMBERS, {"trials": 5000}, "tpe", "5,000 trials"),
@@ -62,7 +61,7 @@ def test_the_first_rule_that_applies_decides(
     assert sampler.name == name
 
 
-@pytest.mark.parametrize(("scheduler", "name"), [("none", "gp_tpe"), ("asha", "late_gp")])
+@pytest.mark.parametrize(("scheduler", "name"), [("none", "gp_tpe"), ("asha", "gp")])
 def test_the_study_of_a_sweep_has_the_sampler_that_the_dry_run_names(scheduler: str, name: str) -> None:
     search = {"lr": {"type": "float", "low": 1e-3, "high": 1e-1}}
     settings = {"name": "s", "dataset": {"name": "digits"}, "search": search, "trial_scheduler": {"name": scheduler}}
@@ -74,7 +73,7 @@ def test_the_study_of_a_sweep_has_the_sampler_that_the_dry_run_names(scheduler: 
     assert (choice.name, study.sampler.name) == (name, name)
 
 
-@pytest.mark.parametrize("name", ["gp", "late_gp", "gp_tpe"])
+@pytest.mark.parametrize("name", ["gp", "gp_tpe"])
 def test_a_number_with_more_values_than_a_gaussian_process_can_list_is_refused(name: str) -> None:
     search = _DOMAINS.validate_python(FINE)
     (problem,) = sampler_problems(SamplerConfig(name=name), search)

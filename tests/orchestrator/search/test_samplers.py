@@ -30,7 +30,7 @@ pytestmark = [
 ]
 
 NAMES = get_args(SamplerName)
-NO_CONDITIONS = ("cmaes", "gp", "late_gp", "gp_tpe", "qmc")
+NO_CONDITIONS = ("cmaes", "gp", "gp_tpe", "qmc")
 _DOMAINS: TypeAdapter[dict[str, Domain]] = TypeAdapter(dict[str, Domain])
 
 
@@ -123,7 +123,6 @@ class TestEverySampler:
             "tpe": optuna.samplers.TPESampler,
             "qmc": optuna.samplers.QMCSampler,
             "gp": optuna.samplers.GPSampler,
-            "late_gp": optuna.samplers.GPSampler,
             "cmaes": optuna.samplers.CmaEsSampler,
             "nsga2": optuna.samplers.NSGAIISampler,
             "nsga3": optuna.samplers.NSGAIIISampler,

@@ -71,7 +71,7 @@ def test_the_points_of_a_grid_that_auto_has_chosen_are_certain(tmp_path: Path) -
 
 
 def test_rules_of_auto_beside_a_named_sampler_are_said_to_have_no_effect(tmp_path: Path) -> None:
-    no_effect = "sampler.rules 1 has no effect: they choose for sampler auto, and the sweep has random"
+    no_effect = "sampler.rules 1 has no effect: they choose for auto, and the sweep has random"
     found = dry_run(digits(tmp_path, "sampler={name: random, rules: 1}"))
     assert no_effect in found.strategy
     assert no_effect in found.as_dict()["strategy"]
