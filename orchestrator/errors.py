@@ -158,9 +158,17 @@ def first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def did_you_mean(given: str, known: Sequence[str]) -> str:
-    """Return the remedy for an unknown name: the nearest known name, or all of them when none is near."""
+def did_you_mean(given: str, known: Sequence[str], otherwise: str | None = None) -> str:
+    """Return the remedy for an unknown name: the nearest known name.
+
+    Args:
+        given: Unknown name.
+        known: Known names.
+        otherwise: Remedy when none is near; None lists all known names.
+    """
     near = difflib.get_close_matches(given, known, n=1, cutoff=0.6)
     if near:
         return f"Did you mean '{near[0]}'?"
+    if otherwise is not None:
+        return otherwise
     return f"Known: {', '.join(known)}." if known else ""

@@ -99,4 +99,5 @@ def register(
     for note in notes:
         tell(f"Note: {note}")
     tell(f"{what} {state} version {found.version} of {registered}{called}")
-    tell(f"Load:      mlflow.pytorch.load_model('models:/{registered}{f'@{alias}' if alias else f'/{found.version}'}')")
+    version = f"models:/{registered}{f'@{alias}' if alias else f'/{found.version}'}"
+    tell(f"Load:      mlflow.pytorch.load_model('{version}'), where MLFLOW_TRACKING_URI is {found.tracking_uri}")

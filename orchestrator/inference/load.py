@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.errors import CheckpointError
+from orchestrator.errors import CheckpointError, SpatialSweepError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,7 +52,10 @@ def local_checkpoint(source: str | Path, *, tracking_uri: str | None = None) -> 
     if run_id is None:
         path = Path(source)
         if not path.is_file():
-            raise CheckpointError(f"{source}: neither a checkpoint file nor an MLflow run id (32 hexadecimal digits)")
+            hint = _best_of_sweep(source)
+            raise CheckpointError(
+                f"{source}: neither a checkpoint file nor an MLflow run id (32 hexadecimal digits){hint}"
+            )
         yield path
         return
     from orchestrator.server_addresses import require_readable
@@ -61,6 +64,18 @@ def local_checkpoint(source: str | Path, *, tracking_uri: str | None = None) -> 
     require_readable(tracking_uri)
     with tempfile.TemporaryDirectory() as folder:
         yield fetch_checkpoint(run_id, tracking_uri or default_tracking_uri(), Path(folder))
+
+
+def _best_of_sweep(source: str | Path) -> str:
+    """Return where the best weights of a sweep lie, for an error about its name; empty if there is no such sweep."""
+    from orchestrator.results.stored_sweep import load_result
+
+    try:
+        best = load_result(source).best
+    except SpatialSweepError:  # no sweep, or one that cannot be read
+        return ""
+    path = None if best is None else best.checkpoint
+    return "" if path is None else f", but a sweep. Name the checkpoint of its best trial, {path}"
 
 
 def default_tracking_uri() -> str:

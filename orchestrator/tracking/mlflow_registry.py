@@ -26,12 +26,14 @@ class Registered:
         version: Number of the version, from 1.
         model_id: Id of the MLflow model.
         is_new: True where the version was created now; False where the trial's MLflow model was registered before.
+        tracking_uri: Address of the server or database, without its password.
     """
 
     model: str
     version: str
     model_id: str
     is_new: bool
+    tracking_uri: str
 
 
 def register_model(
@@ -69,7 +71,7 @@ def register_model(
             client.set_registered_model_alias(model, alias, str(version.version))
     except MlflowException as error:
         raise TrackingError(f"MLflow at {where} does not register the model: {error.message}") from None
-    return Registered(model, str(version.version), str(found.model_id), is_new=known is None)
+    return Registered(model, str(version.version), str(found.model_id), is_new=known is None, tracking_uri=where)
 
 
 def register_weights(

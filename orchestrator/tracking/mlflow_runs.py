@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 
 from orchestrator.errors import CheckpointError, TrackingError
 from orchestrator.files.sqlite_files import is_missing_file
-from orchestrator.tracking.mlflow_client import open_client
+from orchestrator.tracking.mlflow_client import open_client, silence_mlflow
 from orchestrator.uris import without_password
 
 CHECKPOINT_ARTIFACT = "checkpoint"
@@ -148,6 +148,7 @@ def fetch_checkpoint(run_id: str, tracking_uri: str, folder: Path) -> Path:
         CheckpointError: There is no such run, or it holds no checkpoint (only the best trials do).
         TrackingError: The server does not answer.
     """
+    silence_mlflow()
     client = open_client(tracking_uri)
     try:
         files = [file.path for file in client.list_artifacts(run_id, CHECKPOINT_ARTIFACT)]

@@ -125,7 +125,7 @@ def _seeds(search: SearchPlan) -> str:
     if search.seeds == 1:
         return ""
     which = "those that may be the best" if search.tournament is None else f"the best of each {search.tournament}"
-    return f", and {search.seeds - 1} more seeds for {which}"
+    return f", and {search.seeds - 1} more seed{'' if search.seeds == 2 else 's'} for {which}"
 
 
 def _memory(largest: LargestTrial) -> str:

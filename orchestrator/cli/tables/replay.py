@@ -44,7 +44,7 @@ def _limits(replay: Replay) -> list[str]:
     """Return what the replay cannot show, a line each."""
     lines = [
         f"Only the {_count(replay.configurations, 'recorded configuration')} can be proposed, each once; "
-        f"{replay.partial} of them were not trained to the end."
+        f"{replay.partial} of them {'was' if replay.partial == 1 else 'were'} not trained to the end."
     ]
     if replay.left_out:
         lines.append(f"{_count(replay.left_out, 'trial')} left out: no report, outside the space, or proposed twice.")

@@ -80,8 +80,8 @@ def comparisons(names: Sequence[str], weights: Sequence[str]) -> tuple[Compariso
     Raises:
         CheckpointError: The numbers differ, or a pair occurs twice.
     """
-    given = list(weights) or [UNTRAINED]
-    if len(given) == 1 and given[0] in (PRETRAINED, UNTRAINED):
+    given = list(weights) or [UNTRAINED] * len(names)
+    if names and len(given) == 1 and given[0] in (PRETRAINED, UNTRAINED):
         given *= len(names)
     if len(given) != len(names):
         raise CheckpointError(
@@ -114,10 +114,9 @@ def load_compared(wanted: Sequence[Comparison], images: NetworkImages, num_class
     compared: list[ComparedNetwork] = []
     for one in wanted:
         if not timm.is_model(one.name):
-            raise CheckpointError(
-                f"--compare {one.name}: timm has no such network. "
-                f"{did_you_mean(one.name, timm.list_models('*vit*') + timm.list_models('deit*'))[:200]}"
-            )
+            known = timm.list_models("*vit*") + timm.list_models("deit*")
+            remedy = did_you_mean(one.name, known, "`spatialsweep models --timm '*vit*'` lists names")
+            raise CheckpointError(f"--compare {one.name}: timm has no such network. {remedy}")
         try:
             network, inputs = _load(one, images, num_classes)
         except _UNREADABLE as error:

@@ -95,6 +95,8 @@ def explain_network(
         )
     for module in _MODULES:
         importlib.import_module(f"orchestrator.inference.explain.{module}")
+    if folder.exists() and not folder.is_dir():
+        raise ExplainError(f"--output {folder}: is a file; name a folder, such as {folder}-explained")
     compared = load_compared(compare, images, len(cast(tuple[str, ...], trained.network.class_names)))
     try:
         folder.mkdir(parents=True, exist_ok=True)

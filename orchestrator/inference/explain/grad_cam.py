@@ -118,7 +118,9 @@ def grad_cam(
         raise ExplainError("explain: needs captum. Install it: pip install 'spatialsweep[explain]'") from None
     modules = dict(network.named_modules())
     if layer not in modules:
-        raise ExplainError(f"--layer {layer}: no such layer. {did_you_mean(layer, list(modules)[1:9])}")
+        names = list(modules)[1:]
+        remedy = did_you_mean(layer, names, f"Some are {', '.join(names[:8])}")
+        raise ExplainError(f"--layer {layer}: no such layer. {remedy}")
     attribution = LayerGradCam(forward or network, modules[layer])
     parts = []
     size = batch_of(inputs)

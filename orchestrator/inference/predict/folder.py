@@ -50,8 +50,11 @@ class PredictionFolder:
             force: Replaces files of earlier predictions.
 
         Raises:
-            DataError: The folder cannot be made, has one of the files, or has one of the images under such a name.
+            DataError: The path is a file, the folder cannot be made, has one of the files, or has one of the images
+                under such a name.
         """
+        if path.exists() and not path.is_dir():
+            raise DataError(f"--to {path}: is a file; name a folder, such as {path}-predicted")
         names = _names(files.paths)
         targets = [path / f"{name}{suffix}" for name in names for suffix in (_PICTURE, _CLASSES)]
         read = {each.resolve() for each in files.paths}

@@ -76,7 +76,8 @@ def converted_weights(
         datasets_folder: Folder of the registered datasets.
 
     Raises:
-        CheckpointError: There is no such source or network, the weights are not of it, or have no classifier.
+        CheckpointError: There is no such source or network, the weights are not of it, have no classifier, or are a
+            checkpoint of SpatialSweep.
         DataError: There is no such dataset.
     """
     import models
@@ -85,6 +86,11 @@ def converted_weights(
 
     _run_its_file(of.model)
     read = read_source(source, model=of.model, kind=of.kind, tracking_uri=tracking_uri)
+    if read.ours:  # whose options, precision and preparation of images are not those that its name stands for
+        raise CheckpointError(
+            f"{source}: is a checkpoint of SpatialSweep, which holds its network and how images are prepared for it. "
+            "Leave out --model; `register` takes the name of the sweep"
+        )
     facts, class_names = _dataset(of.dataset, datasets_folder)
     network, keywords, notes = _network(source, of.model, read)
     num_classes = keywords.pop("num_classes")

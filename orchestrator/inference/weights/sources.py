@@ -34,11 +34,13 @@ class SourceWeights:
         weights: Tensors by name, with notes.
         sha256: Hash of the bytes of the file; of names, shapes and values for weights of timm.
         bytes: Size of the file; of the tensors for weights of timm.
+        ours: Whether the file is a checkpoint of SpatialSweep.
     """
 
     weights: Weights = field(repr=False)
     sha256: str
     bytes: int
+    ours: bool = False
 
 
 def read_source(
@@ -60,12 +62,13 @@ def read_source(
         return _of_timm(model, text.removeprefix(TIMM))
     with _local_file(text, model, tracking_uri) as path:
         import models
+        from orchestrator.training.checkpoints.checkpoint_file import has_checksum
 
         try:
             weights = models.read_weights(path, weights=kind)
         except models.AuthorsCheckpointError as error:
             raise CheckpointError(str(error).replace(str(path), without_password(text), 1)) from None
-        return SourceWeights(weights, *_hash_of_file(path))
+        return SourceWeights(weights, *_hash_of_file(path), has_checksum(path))
 
 
 @contextmanager

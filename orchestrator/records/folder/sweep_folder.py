@@ -162,6 +162,8 @@ def _named(runs_dir: Path, name: str) -> SweepFolder:
     try:
         return SweepFolder(runs_dir / plain_name(name, "name of a sweep"))
     except UnsafePathError as error:
+        if Path(name).is_dir() and (known := sweep_names(Path(name))):
+            raise SweepNameError(f"{name} is a folder of sweeps. Name one of them: {', '.join(known)}") from None
         hint = f", and no sweep lies at {name}" if "/" in name else ""
         raise SweepNameError(f"no sweep '{name}' in {runs_dir}: {error}{hint}") from None
 

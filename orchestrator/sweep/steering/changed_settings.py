@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.config import SweepConfig
-from orchestrator.config.fixed_settings import CHECKPOINT, fixed_settings
+from orchestrator.config.fixed_settings import CHECKPOINT, fixed_settings, shown
 from orchestrator.config.flat_names import flat_names
 from orchestrator.config.load import load_sweep, overridden
 from orchestrator.config.network_files import NetworkSource, network_files_from
@@ -43,6 +43,15 @@ class ChangedSettings:
     changes: Mapping[str, Any]
     dropped: tuple[str, ...] = ()
     restored: tuple[str, ...] = ()
+
+    @property
+    def in_words(self) -> str:
+        """Changed settings in words; names that left the space or came back are listed without their domains."""
+        listed = tuple(f"search.{name}." for name in (*self.dropped, *self.restored))
+        changes = [f"{name} is {shown(value)}" for name, value in self.changes.items() if not name.startswith(listed)]
+        dropped = [f"no longer searched: {', '.join(self.dropped)}"] if self.dropped else []
+        restored = [f"searched again: {', '.join(self.restored)}"] if self.restored else []
+        return "; ".join([", ".join(changes), *dropped, *restored])
 
 
 @unused_accepted()

@@ -28,7 +28,7 @@ from orchestrator.steering.requests import (
 )
 from orchestrator.sweep.compatibility import identity_of_search
 from orchestrator.sweep.signals import SignalWatch
-from orchestrator.sweep.steering.changed_settings import ChangedSettings, change_settings
+from orchestrator.sweep.steering.changed_settings import change_settings
 from orchestrator.uris import without_secrets
 
 logger = logging.getLogger(__name__)
@@ -189,7 +189,7 @@ class Steering:
         self._budget.limits = found.config.budget  # before the call below, which reads them
         self._config, self._plan = found.config, plan
         self._changed(plan)
-        return _summary(found)
+        return found.in_words
 
     def _trial(self, number: int) -> TrialRecord:
         if self._ledger.has_trial(number):
@@ -207,11 +207,3 @@ class Steering:
         return (
             f"the session of sweep '{self._folder.name}' is ending. `spatialsweep resume {self._folder.name}` continues"
         )
-
-
-def _summary(found: ChangedSettings) -> str:
-    """Return the changed settings in words."""
-    changes = [f"{name} is {shown(value)}" for name, value in found.changes.items() if not name.endswith(".when")]
-    dropped = [f"no longer searched: {', '.join(found.dropped)}"] if found.dropped else []
-    restored = [f"searched again: {', '.join(found.restored)}"] if found.restored else []
-    return "; ".join([", ".join(changes), *dropped, *restored])

@@ -96,6 +96,17 @@ def verify_checkpoint(path: Path) -> None:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
 
 
+def has_checksum(path: Path) -> bool:
+    """Return whether a file ends as `save_checkpoint` ends one; its checksum is not verified.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        file.seek(max(file.seek(0, os.SEEK_END) - _COMMENT_BYTES, 0))
+        return file.read().startswith(_PREFIX)
+
+
 def remove_partial_files(folder: Path) -> None:
     """Delete the partial files of writers that were killed."""
     for partial in folder.glob("*.partial"):

@@ -80,6 +80,8 @@ def test_weights_belong_to_the_networks_in_their_order() -> None:
         comparisons(["a", "b"], ["x.pth"])
     with pytest.raises(CheckpointError, match="got 1 for 0 of --compare"):
         comparisons([], ["x.pth"])
+    with pytest.raises(CheckpointError, match="--compare-checkpoint: got 1 for 0 of --compare"):
+        comparisons([], ["untrained"])
     with pytest.raises(CheckpointError, match=r"--compare a: given twice with the same weights \(untrained\)"):
         comparisons(["a", "a"], [])
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from orchestrator.cli.main import app
 from orchestrator.data import prepare_dataset
 from orchestrator.data.conversion.prepare import prepare
-from orchestrator.errors import CheckpointError, DataError
+from orchestrator.errors import CheckpointError, ConfigError, DataError
 from orchestrator.inference.evaluate import evaluate_checkpoint
 from tests.support.tiny_archives import photo_tree
 from tests.support.training_pieces import few_digits, make_trial, run
@@ -64,3 +64,5 @@ def test_classes_and_splits_that_do_not_fit_are_reported(checkpoint: Path, tmp_p
         evaluate_checkpoint(checkpoint, "digits", split="tets", datasets_folder=tmp_path)
     with pytest.raises(CheckpointError, match="neither a checkpoint file nor"):
         evaluate_checkpoint(tmp_path / "gone.pt", "digits")
+    with pytest.raises(ConfigError, match=r"tta: got 'vflip'; is no test-time augmentation\. Did you mean 'hflip'"):
+        evaluate_checkpoint(checkpoint, "digits", tta="vflip")

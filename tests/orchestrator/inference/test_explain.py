@@ -225,6 +225,9 @@ def test_grad_cam_finds_a_late_map_of_any_network(tmp_path: Path) -> None:
     flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE * SIDE, 3))
     with pytest.raises(ExplainError, match="no layer of this network returns a map"):
         explain_network(untrained(flat), noise(), tmp_path, drawn=2)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ExplainError, match=r"--output .*file: is a file; name a folder, such as .*file-explained"):
+        explain_network(untrained(network), noise(), tmp_path / "file", drawn=2)
 
 
 def test_grad_cam_of_a_map_that_is_summed_is_the_map() -> None:
@@ -235,6 +238,8 @@ def test_grad_cam_of_a_map_that_is_summed_is_the_map() -> None:
     with pytest.raises(ExplainError, match=r"--layer mop: no such layer\. Did you mean 'map'"):
         grad_cam(HalvesOfOneMap(), "mop", images, torch.zeros(3, dtype=torch.long))
     network = TINY["lsas"]().eval()
+    with pytest.raises(ExplainError, match=r"--layer head\.fcc: no such layer\. Did you mean 'head\.fc'"):
+        grad_cam(network, "head.fcc", torch.randn(2, 3, SIDE, SIDE), torch.tensor([0, 1]))
     for layer in ("head.fc", "head.global_pool"):
         with pytest.raises(ExplainError, match=f"--layer {layer}: (its output is no map|Grad-CAM cannot read it)"):
             grad_cam(network, layer, torch.randn(2, 3, SIDE, SIDE), torch.tensor([0, 1]))
@@ -311,5 +316,7 @@ def test_a_vit_of_timm_is_loaded_for_comparison() -> None:
         torch.testing.assert_close(attention.sum(-1), torch.ones(2, 3, 17))
     with pytest.raises(CheckpointError, match=r"vit_tinny_patch16_224: timm has no such network\. Did you mean"):
         load_compared([Comparison("vit_tinny_patch16_224")], images, 10)
+    with pytest.raises(CheckpointError, match=r"--compare xyz: .* `spatialsweep models --timm '\*vit\*'` lists names$"):
+        load_compared([Comparison("xyz")], images, 10)
     with pytest.raises(CheckpointError, match="--compare resnet18: "):
         load_compared([Comparison("resnet18")], images, 10)

@@ -10,6 +10,7 @@ import torch
 import models
 from orchestrator.errors import CheckpointError, DataError
 from orchestrator.inference.images import sample_images
+from orchestrator.inference.load import load_model
 from orchestrator.inference.trained_network import find_network
 from orchestrator.records.ledger import TrialStatus
 from orchestrator.training.checkpoints.checkpoint_file import save_checkpoint
@@ -61,6 +62,11 @@ def test_a_checkpoint_in_a_sweep_folder_has_the_records_of_its_trial(runs_dir: P
     assert sorted(images.positions) == [0, 180, 359]
     assert images.inputs.shape == images.pixels.shape == (3, 1, 8, 8)
     torch.testing.assert_close(images.pixels, images.inputs * 0.4 + 0.3)
+
+
+def test_a_sweep_in_place_of_a_checkpoint_is_answered_with_that_of_its_best_trial(runs_dir: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"but a sweep\. .* best trial, .*/pilot/trials/trial-00002/best\.pt$"):
+        load_model(runs_dir / "pilot")
 
 
 def test_a_missing_checkpoint_trial_or_sweep_is_reported(runs_dir: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from orchestrator.data.conversion.prepare import prepare
 from orchestrator.errors import CheckpointError
 from orchestrator.inference.evaluate import evaluate_checkpoint
 from orchestrator.inference.trained_network import find_network
-from orchestrator.inference.weights.converted import WeightsOf
+from orchestrator.inference.weights.converted import WeightsOf, converted_weights
 from tests.support.tiny_archives import photo_tree
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -156,6 +157,14 @@ def test_options_are_checked(
 def test_without_the_option_the_error_names_it(weights: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no checkpoint of SpatialSweep.*another program with --model NETWORK"):
         find_network(weights)
+
+
+def test_a_checkpoint_of_ours_is_not_read_as_weights_of_another_program(weights: Path, tmp_path: Path) -> None:
+    with converted_weights(weights, WeightsOf(NETWORK)) as converted:
+        ours = Path(shutil.copy(converted.path, tmp_path / "best.pt"))
+    with pytest.raises(CheckpointError, match=r"best\.pt: is a checkpoint of SpatialSweep, .* Leave out --model"):
+        evaluate_checkpoint(ours, "digits", model=NETWORK, datasets_folder=tmp_path)
+    assert find_network(ours).name == NETWORK
 
 
 def test_export_and_explain_take_weights(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

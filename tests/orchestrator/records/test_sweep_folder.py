@@ -87,6 +87,13 @@ def test_a_name_that_is_a_path_is_refused(tmp_path: Path, name: str) -> None:
             look(tmp_path / "runs", name)
 
 
+def test_the_folder_of_all_results_is_answered_with_the_sweeps_in_it(tmp_path: Path) -> None:
+    write_sweep(tmp_path, "one", [])
+    write_sweep(tmp_path, "other", [])
+    with pytest.raises(SweepNameError, match=rf"^{tmp_path} is a folder of sweeps\. Name one of them: one, other$"):
+        existing_folder(tmp_path / "runs", str(tmp_path))
+
+
 def test_a_failed_start_removes_only_its_own_files(tmp_path: Path) -> None:
     config = load_sweep({**PLAN, "name": "x", "runs_dir": str(tmp_path)})
     with pytest.raises(Exception, match="no Ray cluster answers"):

@@ -113,7 +113,7 @@ def test_the_command_shows_results_and_limits(tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, arguments)
     assert shown.exit_code == 0, shown.output
     assert "s replayed: random + none, 1 lane" in shown.output
-    assert "Only the 2 recorded configurations can be proposed, each once; 1 of them" in shown.output
+    assert "Only the 2 recorded configurations can be proposed, each once; 1 of them was not" in shown.output
     assert "50% of the trials would have been trained beyond their recorded epochs" in shown.output
     plain = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).output)
     assert plain["replays"][0]["found"]["epochs"] == 4

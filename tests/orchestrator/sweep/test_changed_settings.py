@@ -55,10 +55,12 @@ def test_bounds_and_choices_change_and_the_rest_stays() -> None:
 def test_a_narrowed_choice_takes_the_names_beside_it_along_and_gives_them_back() -> None:
     narrow = change("search.optimizer=[adamw]")
     assert narrow.dropped == ("sgd/lr",)
+    assert narrow.in_words == "search.optimizer.choices is ['adamw']; no longer searched: sgd/lr"
     assert list(narrow.config.search) == ["optimizer", "adamw/lr", "warmup_epochs", "weight_decay"]
     known = merged_domains(SEARCHED, narrow.config.model_dump(mode="json")["search"])
     wide = change_settings(narrow.config, known, ["search.optimizer=[adamw, sgd, momentum]"], begun=3, sampler="tpe")
     assert wide.restored == ("sgd/lr",)
+    assert wide.in_words == "search.optimizer.choices is ['adamw', 'sgd', 'momentum']; searched again: sgd/lr"
     assert wide.config.search["sgd/lr"].when == {"optimizer": "sgd"}
     united = merged_domains(known, wide.config.model_dump(mode="json")["search"])
     assert united["optimizer"]["choices"] == ["sgd", "adamw", "momentum"]  # stored indices keep their meaning

@@ -150,7 +150,8 @@ def test_the_best_is_registered_once_under_a_name_with_an_alias(stored: StoredMo
     where = ("--runs-dir", str(stored.folder.parent))
     found = command("register", "s", "--as", "digits", "--alias", "champion", *where)
     assert "Trial 0 of s is now version 1 of digits, called 'champion'" in found
-    assert "mlflow.pytorch.load_model('models:/digits@champion')" in found
+    loads = "mlflow.pytorch.load_model('models:/digits@champion'), where MLFLOW_TRACKING_URI is sqlite:///"
+    assert f"{loads}{stored.folder.parent}/mlflow.db" in found
     assert "is already version 1" in command("register", "s", "--as", "digits", *where)
     assert "Trial 1 of s is now version 2" in command("register", "s", "--as", "digits", "--trial", "1", *where)
     version = stored.client.get_model_version_by_alias("digits", "champion")

@@ -170,10 +170,13 @@ def test_two_sweeps_of_one_name_have_separate_runs(writer: MlflowWriter, folder:
     assert len(runs_of(writer.tracking_uri, other.sweep_run_id)) == 4
 
 
-def test_the_checkpoint_of_a_run_is_loaded_as_a_network(writer: MlflowWriter, checkpoint: Path, tmp_path: Path) -> None:
+def test_the_checkpoint_of_a_run_is_loaded_as_a_network(
+    writer: MlflowWriter, checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     run = writer.run_id(0)
     assert run is not None
     assert fetch_checkpoint(run, writer.tracking_uri, tmp_path).read_bytes() == checkpoint.read_bytes()
+    assert "Downloading" not in capfd.readouterr().err
     for source in (run, f"runs:/{run}", f"runs:/{run}/checkpoint/best.pt"):
         assert load_model(source, tracking_uri=writer.tracking_uri).pixel_mean == (0.5,)
     with pytest.raises(CheckpointError, match="holds no checkpoint; a sweep keeps those of its best trials only"):
