@@ -153,7 +153,7 @@ def _check_settings(crop_pct: float | None, tta: str | None) -> None:
     if crop_pct is not None and not 0 < crop_pct <= 1:
         raise ConfigError([Problem("crop_pct", f"got {crop_pct:g}; a share is above 0 and at most 1. Use 0.875")])
     if tta is not None and tta not in (known := get_args(TestTimeAugmentation)):
-        raise ConfigError([Problem("tta", f"got {tta!r}; is no test-time augmentation. {did_you_mean(tta, known)}")])
+        raise ConfigError([Problem("tta", f"got {tta!r}, which is none. {did_you_mean(tta, known)}")])
 
 
 def _network_of_run(

@@ -64,5 +64,5 @@ def test_classes_and_splits_that_do_not_fit_are_reported(checkpoint: Path, tmp_p
         evaluate_checkpoint(checkpoint, "digits", split="tets", datasets_folder=tmp_path)
     with pytest.raises(CheckpointError, match="neither a checkpoint file nor"):
         evaluate_checkpoint(tmp_path / "gone.pt", "digits")
-    with pytest.raises(ConfigError, match=r"tta: got 'vflip'; is no test-time augmentation\. Did you mean 'hflip'"):
+    with pytest.raises(ConfigError, match=r"tta: got 'vflip', which is none\. Did you mean 'hflip'"):
         evaluate_checkpoint(checkpoint, "digits", tta="vflip")
