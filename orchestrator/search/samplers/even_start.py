@@ -17,10 +17,11 @@ import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from orchestrator.search.samplers.learnable import PAUSED_AT, REPEATS
+from orchestrator.search.samplers.learnable import PAUSED_AT, REJECTED, REPEATS
 
 _LARGER = 2
 """Trials of a hypercube of a late start, as a multiple of those that it waits for."""
+_NOT_COUNTED = frozenset({REPEATS, REJECTED})
 _SALT = 0x85EBCA6B  # keeps these random numbers apart from those of the sampler of the same trial
 
 
@@ -80,8 +81,9 @@ class LateStart(EvenStart):
     def is_early(self, trials: Sequence[FrozenTrial]) -> bool:
         """See `EvenStart.is_early`."""
         if not self._is_over:
-            trained = sum(REPEATS not in trial.user_attrs and _epochs_of(trial) >= self._epochs for trial in trials)
-            self._is_over = len(trials) > self._most or trained >= self._trained
+            configurations = [trial for trial in trials if not trial.user_attrs.keys() & _NOT_COUNTED]
+            trained = sum(_epochs_of(trial) >= self._epochs for trial in configurations)
+            self._is_over = len(configurations) > self._most or trained >= self._trained
         return not self._is_over
 
 

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from orchestrator.config.sections.study import SamplerConfig, SamplerName, TrialSchedulerConfig
 from orchestrator.search.samplers.choice import Startup, choose_startup, second_rung
 from orchestrator.search.samplers.even_start import EvenStart
-from orchestrator.search.samplers.learnable import PAUSED_AT, REPEATS
+from orchestrator.search.samplers.learnable import PAUSED_AT, REJECTED, REPEATS
 from orchestrator.search.samplers.samplers import create_sampler
 from search_spaces import Domain, SearchSpace
 
@@ -113,14 +113,14 @@ class TestLateStart:
         sampler = create_sampler(config, SPACE, 0, second_rung=3, trials=trials)
         return optuna.create_study(direction="maximize", sampler=sampler)
 
-    def propose(self, study: optuna.Study, epochs: int) -> bool:
+    def propose(self, study: optuna.Study, epochs: int, size: int = 8) -> bool:
         """Train a trial for some epochs, and return whether it was one of the evenly spread ones."""
         trial = study.ask()
         x = SPACE.sample(trial)["x"]
         for epoch in range(1, epochs + 1):
             trial.report(x, epoch)
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-        return x == EvenStart(8, 0).draw(trial.number, "x", FloatDistribution(0.0, 1.0))
+        return x == EvenStart(size, 0).draw(trial.number, "x", FloatDistribution(0.0, 1.0))
 
     def test_it_waits_for_trials_that_were_trained_beyond_the_first_epochs(self, study: optuna.Study) -> None:
         assert all(self.propose(study, epochs) for epochs in [1, 2] * 6 + [3, 5, 3, 4])
@@ -153,6 +153,15 @@ class TestLateStart:
     def test_half_of_the_trials_are_even_at_most(self, name: SamplerName) -> None:
         study = self.open(name, trials=20)
         assert [self.propose(study, 1) for _ in range(12)] == [True] * 10 + [False] * 2
+
+    def test_rejected_configurations_are_none_of_the_trials(self, name: SamplerName) -> None:
+        study = self.open(name, trials=8)
+        for _ in range(10):
+            trial = study.ask()
+            SPACE.sample(trial)
+            trial.set_user_attr(REJECTED, "too large")
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        assert [self.propose(study, 1, size=4) for _ in range(4)] == [True] * 4
 
     def test_a_short_sweep_has_one_hypercube(self, name: SamplerName) -> None:
         study = self.open(name, trials=12)
