@@ -15,7 +15,8 @@ from cluster import LocalHead, local_head
 
 ROOT = Path(__file__).resolve().parents[2]
 TRIALS = 3  # of which one is trained to the end
-SUBMIT = f"ray job submit --working-dir . -- python -m orchestrator run sweeps/digits.yaml --set trials={TRIALS}"
+SETTINGS = f"--set trials={TRIALS} --set sampler.startup=random"  # with these draws the best of so few is a good one
+SUBMIT = f"ray job submit --working-dir . -- python -m orchestrator run sweeps/digits.yaml {SETTINGS}"
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
 

@@ -36,7 +36,7 @@ KNOWN = {"model": "spanned", "lr": 0.1, "span": 5}
 
 
 def study_with(prior: bool, seed: int = 0, name: str = "tpe") -> optuna.Study:
-    config = SamplerConfig(name=name, startup_trials=4)
+    config = SamplerConfig(name=name, startup_trials=4, startup="random")
     return optuna.create_study(
         direction="maximize", sampler=create_sampler(config, SPACE, seed, known=[KNOWN] if prior else ())
     )

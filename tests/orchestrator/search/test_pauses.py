@@ -41,7 +41,7 @@ SWEEP: dict[str, Any] = {
     "trials": 9,
     "search": {"lr": {"type": "float", "low": 1e-3, "high": 1e-2, "log": True}},
     "try_first": [],
-    "sampler": {"name": "tpe", "startup_trials": 4},
+    "sampler": {"name": "tpe", "startup_trials": 4, "startup": "random"},
     "trial_scheduler": {"name": "asha", "grace_epochs": 1, "reduction_factor": 3},
 }
 

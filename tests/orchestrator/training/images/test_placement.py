@@ -121,7 +121,7 @@ def test_eval_averages_over_mirror_images_as_the_run_did_or_as_told(digits: Imag
     other = evaluate_checkpoint(tmp_path / "best.pt", "digits", tta="none", datasets_folder=tmp_path)
     assert other.notes == ("tta none: the run had hflip",)
     assert other.loss != found.loss
-    with pytest.raises(ConfigError, match=r"tta: got 'flip'; Did you mean 'hflip'\?"):
+    with pytest.raises(ConfigError, match=r"tta: got 'flip', which is none\. Did you mean 'hflip'\?"):
         evaluate_checkpoint(tmp_path / "best.pt", "digits", tta="flip", datasets_folder=tmp_path)
 
 
