@@ -49,7 +49,7 @@ class Notifications:
         self._name = name
         self._objective = objective
         self._say = say
-        self._addresses, self._webhook = _known_addresses(config, say), webhook
+        self._addresses, self._webhook = known_addresses(config, say), webhook
         self._webhooks: list[Webhook] = []
         totals = ledger.totals()
         self._best, self._best_at = totals.best, -_BEST_EVERY_S
@@ -136,8 +136,12 @@ class Notifications:
             webhook.post({**head, **plain, "text": line, "content": line})
 
 
-def _known_addresses(config: NotifyConfig, say: Callable[[str], None]) -> list[str]:
+def known_addresses(config: NotifyConfig, say: Callable[[str], None]) -> list[str]:
     """Return the addresses of a session; one that only the records of the sweep hold, without its secret, is left out.
+
+    Args:
+        config: Addresses, or the names of environment variables that hold them.
+        say: Called with a line for the user about each that is left out.
 
     Raises:
         ConfigError: A variable is not set, or holds no address.

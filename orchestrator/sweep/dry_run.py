@@ -18,6 +18,7 @@ from orchestrator.config.validation.sampler_rules import WITH_STARTUP
 from orchestrator.errors import ClusterError, SweepNameError
 from orchestrator.files.usable_places import require_usable_places
 from orchestrator.inference.weights.initial import find_initial_weights
+from orchestrator.notify.notifications import known_addresses
 from orchestrator.records.costs import Rates
 from orchestrator.records.folder.sweep_folder import new_folder
 from orchestrator.records.settings.stored_config import complete_settings, non_default_settings
@@ -131,13 +132,14 @@ def dry_run(
         say: Called with the state of a long search for a configuration.
 
     Raises:
-        ConfigError: A folder to write to cannot be used, or a checkpoint that trials start from cannot be read or is
-            not of the network.
+        ConfigError: A folder to write to cannot be used, the environment variable of an address is not set, or a
+            checkpoint that trials start from cannot be read or is not of the network.
         SpaceExhaustedError: Nothing but rejected configurations was proposed, many times in a row.
         ClusterError: The cluster does not answer.
     """
     plans = resolve_plans(config)
     require_usable_places(plans.paths.runs_dir, plans.paths.study_uri)
+    known_addresses(plans.notify, say or (lambda _: None))
     found = find_initial_weights(plans)
     plans = found.in_plans(plans)
     search, resources = plans.search, plans.training.resources

@@ -138,7 +138,7 @@ def test_a_wrong_address_or_event_is_one_error(written: Any, error: str) -> None
 
 
 def known(config: NotifyConfig, said: list[str]) -> list[str]:
-    return module._known_addresses(config, said.append)
+    return module.known_addresses(config, said.append)
 
 
 def test_an_address_in_a_variable_is_taken_from_there_and_must_be_set(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -286,3 +286,13 @@ def test_folders_that_cannot_be_used_are_errors_of_their_settings_before_anythin
         with pytest.raises(ConfigError) as error:
             begin(config)
         assert [problem.where for problem in error.value.problems] == ["runs_dir", "storage.uri"]
+
+
+def test_an_address_whose_variable_is_not_set_is_refused_as_by_a_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = digits(tmp_path, "notify=$HOOK_OF_NOBODY")
+    with pytest.raises(ConfigError, match=r"notify: \$HOOK_OF_NOBODY: the environment variable is not set"):
+        dry_run(config)
+    monkeypatch.setenv("HOOK_OF_NOBODY", "https://hooks.example.com/a")
+    assert dry_run(config).plan is not None
