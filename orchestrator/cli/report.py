@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -108,8 +109,8 @@ def verdict(
             raise typer.BadParameter("is for a stored sweep; run the tournament first", param_hint="--json")
         values = setting_values(name=name, runs_dir=runs_dir)
         sweep, by = _run_tournament(path_option(sweep), by, assignments or (), values, address=address, verbose=verbose)
-    elif assignments or name or address:
-        raise typer.BadParameter("is for a tournament; give a sweep file", param_hint="--set, --name, --address")
+    else:
+        _refuse_options_of_a_tournament({"--set": assignments, "--name": name, "--address": address})
     from orchestrator.cli.tables.verdict import print_verdict
     from orchestrator.verdicts.page import write_verdict
     from orchestrator.verdicts.verdict import verdict as reach_verdict
@@ -169,3 +170,8 @@ def _record(sweep: StoredSweep, path: Path, tracking_uri: str | None) -> None:
         tell(f"Warning: the report is not in MLflow: {error}", err=True)
     else:
         tell(f"In MLflow: run {run}, {path.name} under results")
+
+
+def _refuse_options_of_a_tournament(options: Mapping[str, object]) -> None:
+    if given := [option for option, value in options.items() if value]:
+        raise typer.BadParameter("is for a tournament; give a sweep file", param_hint=", ".join(given))

@@ -236,7 +236,7 @@ def test_a_searched_seed_is_an_ordinary_value() -> None:
     ("arguments", "message"),
     [
         (["sweep.yaml", "--json"], "is for a stored sweep; run the tournament first"),
-        (["s", "--set", "seeds=3"], "is for a tournament; give a sweep file"),
+        (["s", "--set", "seeds=3"], "Invalid value for --set: is for a tournament; give a sweep file"),
     ],
 )
 def test_options_of_the_other_form_are_refused(arguments: list[str], message: str) -> None:
