@@ -84,13 +84,7 @@ def converted_weights(
     from orchestrator.training.checkpoints.checkpoint_file import save_checkpoint
     from orchestrator.training.checkpoints.checkpoints import code_entry
 
-    _run_its_file(of.model)
-    read = read_source(source, model=of.model, kind=of.kind, tracking_uri=tracking_uri)
-    if read.ours:  # whose options, precision and preparation of images are not those that its name stands for
-        raise CheckpointError(
-            f"{source}: is a checkpoint of SpatialSweep, which holds its network and how images are prepared for it. "
-            "Leave out --model; `register` takes the name of the sweep"
-        )
+    read = _read(source, of, tracking_uri)
     facts, class_names = _dataset(of.dataset, datasets_folder)
     network, keywords, notes = _network(source, of.model, read)
     num_classes = keywords.pop("num_classes")
@@ -119,6 +113,23 @@ def converted_weights(
         path = Path(folder) / "best.pt"
         save_checkpoint(path, content)
         yield Converted(path, read.sha256, read.bytes, (*read.weights.notes, *notes, about_images))
+
+
+def _read(source: str | Path, of: WeightsOf, tracking_uri: str | None) -> SourceWeights:
+    """Read the weights of another program.
+
+    Raises:
+        CheckpointError: There is no such source or network, or it is a checkpoint of SpatialSweep, whose options,
+            precision and preparation of images are not those that the name of its network stands for.
+    """
+    _run_its_file(of.model)
+    read = read_source(source, model=of.model, kind=of.kind, tracking_uri=tracking_uri)
+    if read.ours:
+        raise CheckpointError(
+            f"{source}: is a checkpoint of SpatialSweep, which holds its network and how images are prepared for it. "
+            "Leave out --model; `register` takes the name of the sweep"
+        )
+    return read
 
 
 def _dataset(dataset: str | None, datasets_folder: Path) -> tuple[DatasetFacts | None, tuple[str, ...] | None]:
