@@ -117,6 +117,10 @@ class ExportError(SpatialSweepError, ValueError):
     """Network that cannot be exported as requested, or whose exported form computes other values."""
 
 
+class ExportTargetError(ExportError):
+    """File that an export cannot write."""
+
+
 class ExplainError(SpatialSweepError, ValueError):
     """Network that cannot be explained as requested."""
 

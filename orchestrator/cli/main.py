@@ -21,6 +21,7 @@ from orchestrator.errors import (
     ConfigError,
     DataError,
     ExplainError,
+    ExportTargetError,
     JournalError,
     RayLostError,
     RecipeError,
@@ -36,7 +37,15 @@ from orchestrator.runtime.loopback_proxies import keep_loopback_direct
 from orchestrator.uris import remember_secrets, without_secrets
 
 _BAD_INPUT_ERRORS = (ConfigError, JournalError, SweepNameError, ResumeError)
-_OTHER_BAD_INPUT = (CheckpointError, DataError, ExplainError, RecipeError, ReproduceError, UnsafePathError)
+_OTHER_BAD_INPUT = (
+    CheckpointError,
+    DataError,
+    ExplainError,
+    ExportTargetError,
+    RecipeError,
+    ReproduceError,
+    UnsafePathError,
+)
 _OF_THE_MACHINE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG)
 """Errors of files that are no fault of the program: access, space, and names that are too long."""
 

@@ -252,7 +252,7 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Export a trained network to a file that runs without SpatialSweep; check its outputs and freeze learned spans."""
-    from orchestrator.inference.export import export_network
+    from orchestrator.inference.export import export_network, require_target
     from orchestrator.inference.export.formats import FORMATS, format_named
     from orchestrator.inference.images import sample_images
     from orchestrator.inference.trained_network import find_network
@@ -260,6 +260,8 @@ def export(
     if to not in FORMATS:
         raise ConfigError([Problem("--format", f"got '{to}'. {did_you_mean(to, list(FORMATS))}")])
     form = format_named(to)
+    if output is not None:
+        require_target(output, form)
     of = _weights_of(model, weights, dataset)
     trained = find_network(run, trial=trial, runs_dir=runs_dir, tracking_uri=tracking_uri, allow_code=allow_code, of=of)
     seen = sample_images(trained, dataset, split=split, count=images)

@@ -67,7 +67,7 @@ def explain_network(
     layer: str | None = None,
     drawn: int = 4,
     compare: Sequence[Comparison] = (),
-    queries: Sequence[tuple[float, float]] = QUERIES,
+    queries: Sequence[tuple[float, float]] = (),
 ) -> Explanation:
     """Draw the pictures of a network and write the table of their numbers; blocks.
 
@@ -80,10 +80,12 @@ def explain_network(
         layer: Name of the layer whose map Grad-CAM reads; None chooses one.
         drawn: Number of images in the pictures.
         compare: ViTs of timm whose attention is compared.
-        queries: Points whose attention is drawn, as shares of width and height from the upper left corner.
+        queries: Points whose attention is drawn, as shares of width and height from the upper left corner; none for
+            `QUERIES` where there is attention to draw.
 
     Raises:
-        ExplainError: The folder cannot be written, a layer or package is missing, or the task has no such pictures.
+        ExplainError: The folder cannot be written, a layer or package is missing, the task has no such pictures, or
+            no network has the attention that `queries` ask for.
         CheckpointError: There is no such ViT, or its weights do not fit.
     """
     has_labels = task_facts(trained.task).has_labels
@@ -98,6 +100,11 @@ def explain_network(
     if folder.exists() and not folder.is_dir():
         raise ExplainError(f"--output {folder}: is a file; name a folder, such as {folder}-explained")
     compared = load_compared(compare, images, len(cast(tuple[str, ...], trained.network.class_names)))
+    if queries and not compared and patch_grid(trained.network) is None:
+        raise ExplainError(
+            f"--query: {trained.name} is no vision transformer, so that it has no attention at a point; name one to "
+            "draw with --compare, such as vit_tiny_patch16_224"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -112,7 +119,7 @@ def explain_network(
         for topic, (kind, explainer) in EXPLAINERS.items():
             if layers_of(trained.network, kind):
                 numbers[topic] = explainer(subject)
-        _compare_attention(subject, trained.name, compared, queries, numbers)
+        _compare_attention(subject, trained.name, compared, queries or QUERIES, numbers)
     (folder / TABLE).write_text(json.dumps(_plain(numbers), indent=2) + "\n")
     pictures = sorted(path for path in folder.glob("*.png") if before.get(path) != path.stat().st_mtime_ns)
     return Explanation(folder, tuple(pictures), numbers)

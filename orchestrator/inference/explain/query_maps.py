@@ -77,12 +77,12 @@ class Reading:
 
 
 def query_points(texts: Sequence[str]) -> tuple[Point, ...]:
-    """Return query points `X,Y`, shares of width and height from the upper left corner; `QUERIES` for none.
+    """Return query points `X,Y`, shares of width and height from the upper left corner.
 
     Raises:
         ExplainError: A text is no such point.
     """
-    return tuple(_point(text) for text in texts) or QUERIES
+    return tuple(_point(text) for text in texts)
 
 
 def _point(text: str) -> Point:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.config.tasks.registry import list_tasks, task_facts
-from orchestrator.errors import ExportError
+from orchestrator.errors import ExportError, ExportTargetError
 from orchestrator.inference.export.detectors import Agreement, agreement, detector_program, outputs_of, write_detector
 from orchestrator.inference.export.formats import Format, format_named
 from orchestrator.inference.export.speed import medians_ms
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from orchestrator.inference.images import NetworkImages
     from orchestrator.inference.trained_network import TrainedNetwork
 
-__all__ = ["DETECTION_TOLERANCE", "TOLERANCE", "Exported", "export_network"]
+__all__ = ["DETECTION_TOLERANCE", "TOLERANCE", "Exported", "export_network", "require_target"]
 
 TOLERANCE = 1e-5
 """Largest accepted difference of a logit, relative to the largest logit where that is above 1."""
@@ -87,7 +87,7 @@ def export_network(
             one tensor and not detections, or differ, see `TOLERANCE`, `DETECTION_TOLERANCE` and `detectors.py`.
     """
     form = format_named(format_name)
-    _require_target(path, form)
+    require_target(path, form)
     if trained.task in list_tasks() and task_facts(trained.task).annotation in ("boxes", "masks"):
         return _export_detector(trained, images, form, path)
     if not trained.returns_tensor:
@@ -274,22 +274,28 @@ def _facts(trained: TrainedNetwork) -> dict[str, Any]:
     return {**origin, **inputs, "image_size": network.trained_image_size}
 
 
-def _require_target(path: Path, form: Format) -> None:
-    """Check that the file can be written, before any work is done.
+def require_target(path: Path, form: Format) -> None:
+    """Check that the file can be written, before any work is done, and create its folder.
+
+    Args:
+        path: Path of the file.
+        form: Format.
 
     Raises:
-        ExportError: The path is a folder, has another suffix, or cannot be written.
+        ExportTargetError: The path is a folder, has another suffix, or cannot be written.
     """
     if path.is_dir():
-        raise ExportError(f"--output {path}: is a folder; name a file, such as {path / ('network' + form.suffix)}")
+        raise ExportTargetError(
+            f"--output {path}: is a folder; name a file, such as {path / ('network' + form.suffix)}"
+        )
     if path.suffix != form.suffix:
-        raise ExportError(f"--output {path}: a file of --format {form.name} ends in {form.suffix}")
+        raise ExportTargetError(f"--output {path}: a file of --format {form.name} ends in {form.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ExportError(f"--output {path}: its folder cannot be made ({error.strerror})") from None
+        raise ExportTargetError(f"--output {path}: its folder cannot be made ({error.strerror})") from None
     if not os.access(path.parent, os.W_OK):
-        raise ExportError(f"--output {path}: {path.parent} cannot be written to")
+        raise ExportTargetError(f"--output {path}: {path.parent} cannot be written to")
 
 
 @contextmanager

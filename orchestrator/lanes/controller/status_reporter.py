@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 
 from orchestrator.lanes.controller.lost_nodes import LostNodes
 from orchestrator.runtime.ray_private.train_controller import (
@@ -58,4 +60,6 @@ class StatusReporter(ControllerCallback, WorkerGroupCallback):
         elif self._lost_nodes.caused(error):
             ray.get(self._hub.node_lost.remote(self._lane))
         if isinstance(current_state, _GROUP_GONE):
-            self._hub.group_lost.remote(self._lane)
+            # Awaited, so that no report is under way when the sweep ends and its hub is killed.
+            with contextlib.suppress(RayActorError):
+                ray.get(self._hub.group_lost.remote(self._lane))

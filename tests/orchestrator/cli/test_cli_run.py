@@ -68,6 +68,10 @@ def test_unknown_choices_and_names_that_are_too_long_are_bad_input(tmp_path: Pat
     long = "a" * 300
     for arguments, message in [
         (("export", "digits", "--format", "onx"), "--format: got 'onx'. Did you mean 'onnx'?"),
+        (
+            ("export", "digits", "--format", "onnx", "--output", "digits.pt2"),
+            "--output digits.pt2: a file of --format onnx ends in .onnx",
+        ),
         (("train", "lsas_cifar1"), "no recipe is called 'lsas_cifar1'. Did you mean 'lsas_cifar1"),
         (("status", long, "--runs-dir", str(tmp_path)), "aaa...: File name too long"),
         (("eval", str(tmp_path / "no.pt"), "--dataset", "digits"), "no.pt"),

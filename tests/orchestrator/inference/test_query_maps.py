@@ -116,11 +116,20 @@ def test_an_explained_transformer_is_drawn_itself(tmp_path: Path) -> None:
     names = [path.stem for path in found.pictures]
     assert names == ["grad_cam", "last_block_maps_own", "query_irrelevance", "query_maps"]
     assert list(found.numbers["query_maps"]["networks"]) == ["own"]
+    assert found.numbers["query_maps"]["queries"] == [list(point) for point in QUERIES]
     assert not any(module._forward_pre_hooks for module in network.modules())
 
 
+def test_query_points_need_a_network_with_attention(tmp_path: Path) -> None:
+    network = TINY["fcvit"]().eval()
+    network.class_names = tuple("abc")
+    trained = TrainedNetwork(network=network, label="known", name="tiny", options={}, epoch=1, checkpoint_bytes=0)
+    with pytest.raises(ExplainError, match=r"--query: tiny is no vision transformer, .* --compare"):
+        explain_network(trained, noise(2, side=SIDE), tmp_path / "out", queries=[(0.5, 0.5)])
+
+
 def test_query_points_are_shares_of_the_image() -> None:
-    assert query_points([]) == QUERIES
+    assert query_points([]) == ()
     assert query_points(["0.5,0.25", "1, 0"]) == ((0.5, 0.25), (1.0, 0.0))
     for text in ("0.5", "2,0", "a,b", "0.1,0.2,0.3", "nan,0.5"):
         with pytest.raises(ExplainError, match=f"--query {text}: give X,Y as shares of width and height"):
