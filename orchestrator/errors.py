@@ -145,6 +145,10 @@ class TrackingError(SpatialSweepError, RuntimeError):
     """Tracking server that refuses events, or does not answer."""
 
 
+class StorageFullError(SpatialSweepError, RuntimeError):
+    """Storage that has had no room for a checkpoint for minutes."""
+
+
 class StorageError(SpatialSweepError, RuntimeError):
     """Database of the studies that does not answer, or cannot be used."""
 

@@ -23,7 +23,6 @@ from orchestrator.errors import (
     ExplainError,
     ExportTargetError,
     JournalError,
-    RayLostError,
     RecipeError,
     ReproduceError,
     ResumeError,
@@ -103,7 +102,11 @@ def main() -> None:
     app.add_typer(cluster_app)
     remember_secrets(sys.argv)
     with masked_output():
-        _run_command()
+        try:
+            _run_command()
+        except SystemExit as end:
+            _exit_if_ray_is_lost(end.code)
+            raise
 
 
 def _run_command() -> None:
@@ -119,10 +122,6 @@ def _run_command() -> None:
     except SpatialSweepError as error:
         lines = [f"spatialsweep: {error}", *getattr(error, "__notes__", ())]
         tell(without_secrets("\n".join(lines)), err=True)
-        if isinstance(error, RayLostError):
-            from orchestrator.runtime.raylet import exit_without_ray
-
-            exit_without_ray(FAILED)
         sys.exit(BAD_INPUT if isinstance(error, _OTHER_BAD_INPUT) else FAILED)
     except OSError as error:
         if error.errno not in _OF_THE_MACHINE or not error.filename:
@@ -133,6 +132,15 @@ def _run_command() -> None:
     except Exception as error:
         typer.echo(masked_traceback(error), err=True, nl=False)
         sys.exit(FAILED)
+
+
+def _exit_if_ray_is_lost(code: object) -> None:
+    """End this process at once if Ray has ended under it: Ray's threads would hold it for a minute."""
+    session = sys.modules.get("orchestrator.runtime.ray_session")  # importing it would import Ray
+    if session is not None and session.session_is_lost():
+        from orchestrator.runtime.raylet import exit_without_ray
+
+        exit_without_ray(code if isinstance(code, int) else int(code is not None))
 
 
 def _shown_path(path: object) -> str:

@@ -116,6 +116,8 @@ class TrialOutcome:
         reason: Reason of a failure, one line for users and then the traceback; place of a divergence.
         poisoned: Whether the process cannot train another trial, as after a CUDA error.
         final: Whether a retry would fail again, as when out of memory; the trial is not retried.
+        disk_full: Whether the storage has no room for a checkpoint, which ends the session: other trials would fail
+            likewise, and this one can be resumed.
         last_report: Report of the last epoch on a rank that has completed the trial.
     """
 
@@ -123,6 +125,7 @@ class TrialOutcome:
     reason: str = ""
     poisoned: bool = False
     final: bool = False
+    disk_full: bool = False
     last_report: Report | None = field(default=None, compare=False)
 
 

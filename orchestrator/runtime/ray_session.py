@@ -70,6 +70,11 @@ def ray_session(address: str | None = None, *, verbose: bool = False, modules: S
                 ray.shutdown()
 
 
+def session_is_lost() -> bool:
+    """Return whether Ray has ended under a session of this process, which then ends with `exit_without_ray`."""
+    return bool(_lost_sessions)
+
+
 @contextmanager
 def _private(modules: Sequence[str], verbose: bool, level: int) -> Iterator[None]:
     """Start an instance for this process, or connect to the one that was started for it early."""
@@ -78,7 +83,7 @@ def _private(modules: Sequence[str], verbose: bool, level: int) -> Iterator[None
         with (
             private_instance(verbose=verbose, level=level)
             if found is None
-            else early_instance(found, verbose=verbose, level=level, is_lost=lambda: bool(_lost_sessions))
+            else early_instance(found, verbose=verbose, level=level, is_lost=session_is_lost)
         ):
             yield
 

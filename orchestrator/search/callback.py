@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 
-from orchestrator.errors import StorageError
+from orchestrator.errors import StorageError, StorageFullError
 from orchestrator.lanes.messages import Outcome
 from orchestrator.lanes.tune_keys import ENDED, EPOCH, FAILURES, HELD, LANE, NODES, REPORTED, TRIAL
 from orchestrator.records.ledger import Ledger, TrialStatus
@@ -48,6 +48,9 @@ class SweepCallback(NotPickled, Callback):
             not where trials exchange weights, as the actor has to look for those of another trial first.
         allocation: Allocation rule of the sweep; None where its trial scheduler pauses no trial.
         pauses: Recorder of pauses; None where no trial can be paused.
+
+    Attributes:
+        disk_full: Where there is no room for a checkpoint, and how much it needs; empty where there is.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class SweepCallback(NotPickled, Callback):
         self._allocation = allocation
         self._pauses = pauses
         self._lock = threading.Lock()
+        self.disk_full = ""
 
     def on_trial_result(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
@@ -156,8 +160,13 @@ class SweepCallback(NotPickled, Callback):
                 self._record_end(tune_id, asked, TrialStatus.PRUNED, "")
 
     def _end_failed(self, trial: TuneTrial) -> None:
-        """Record that a trial diverged or failed; the other trials are not affected."""
+        """Record that a trial diverged or failed, which does not affect the others, or that the disk is full."""
         outcome = ray.get(self._hub.outcome.remote(trial.trial_id), timeout=_TIMEOUT_S)
+        if outcome is not None and outcome.disk_full:
+            self._searcher.closed = True  # before the trial, which can be resumed, is asked for again
+            self.disk_full = outcome.reason.splitlines()[0].removeprefix(f"{StorageFullError.__name__}: ")
+            self._end(trial.trial_id, TrialStatus.INTERRUPTED, "the disk is full")
+            return
         reason = outcome.reason if outcome is not None else "its Tune actors died; see the logs of Ray"
         diverged = outcome is not None and outcome.kind is Outcome.DIVERGED
         self._end(trial.trial_id, TrialStatus.DIVERGED if diverged else TrialStatus.FAILED, reason)

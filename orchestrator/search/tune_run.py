@@ -188,6 +188,11 @@ class TuneRun:
         """Text that the trial scheduler has spent the epochs it allows itself before all trials began; else empty."""
         return "" if self._allocation is None else self._allocation.spent
 
+    @property
+    def disk_full(self) -> str:
+        """Text on the storage that has had no room for a checkpoint for minutes; empty where it has."""
+        return self._callback.disk_full
+
     def change_plan(self, plan: SearchPlan) -> None:
         """Propose trials by another plan from now on; does not block training.
 

@@ -33,6 +33,7 @@ class DiskWatch:
         self._say = say
         self._polled_s = time.monotonic()
         self._warned = False
+        self._needed = 0
 
     def poll(self) -> None:
         """Measure every few seconds; print a line when space has run out, and when there is enough again."""
@@ -40,13 +41,16 @@ class DiskWatch:
             return
         self._polled_s = time.monotonic()
         try:
-            needed, free = self._largest_checkpoint(), shutil.disk_usage(self._folder.path).free
+            # A trial that has written none yet needs room as the last one did.
+            self._needed = self._largest_checkpoint() or self._needed
+            free = shutil.disk_usage(self._folder.path).free
         except OSError:
             return  # a storage that does not answer is reported by the processes that write there
+        needed = self._needed
         if free < needed and not self._warned:
             self._say(
                 f"{self._folder.path} has {free / _MB:.1f} MB left, a checkpoint needs {needed / _MB:.1f} MB: training "
-                f"waits for room, {PATIENCE_S / 60:g} minutes at most. Free some space there"
+                f"waits for room, {PATIENCE_S / 60:g} minutes at most; then the sweep ends. Free some space there"
             )
         elif free >= needed and self._warned:
             self._say("There is room again.")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 
-from orchestrator.errors import ClusterError, RayLostError
+from orchestrator.errors import ClusterError, RayLostError, StorageFullError
 from orchestrator.lanes.pool.lane_pool import LanePool, root_cause
 from orchestrator.records.budget import Budget
 from orchestrator.records.ledger import Ledger
@@ -18,6 +19,7 @@ GRACE_S = 15.0
 """Seconds in which running epochs may end once the search is to end; longer ones are left within, and resume there."""
 
 _URGENT_TIMEOUT_S = 1.0
+_RAYLET_POLL_S = 0.1
 
 
 class SearchSupervisor:
@@ -54,6 +56,7 @@ class SearchSupervisor:
         self._raylet = LocalRaylet()
         self._reason = ""
         self._all_lanes_lost = False
+        self._closing_failure: Exception | None = None
 
     @property
     def ray_is_gone(self) -> bool:
@@ -78,26 +81,46 @@ class SearchSupervisor:
         self._all_lanes_lost = self._search.running and not self._lanes.alive
 
     def close(self) -> None:
-        """End what still runs, close the lanes, and wait for Tune."""
+        """End what still runs, close the lanes, and wait for Tune; leave them where Ray has ended, or ends meanwhile.
+
+        A job manager may send SIGTERM to all processes of a job, Ray's among them.
+        """
         self._search.end(self._reason or "the sweep is over")
+        closing = threading.Thread(target=self._close_lanes, name="closing", daemon=True)
+        if not self._raylet.gone:
+            closing.start()
+        while closing.is_alive() and not self._raylet.gone:
+            closing.join(_RAYLET_POLL_S)
         if self._raylet.gone:
             self._lanes.abandon()
-        else:
+        elif self._closing_failure is not None:
+            raise self._closing_failure
+
+    def _close_lanes(self) -> None:
+        """Close the lanes and wait for Tune; body of the thread "closing", since a lost cluster may never answer."""
+        try:
             self._lanes.close(_URGENT_TIMEOUT_S if self._signals.urgent else None)
             self._search.join()
+        except Exception as error:  # handed to the main thread, which raises it
+            self._closing_failure = error
 
     def raise_failure(self) -> None:
         """Raise the failure that ended the search; return where there was none.
 
         Raises:
-            RayLostError: Ray has ended on this node.
+            RayLostError: Ray has ended on this node, and not because everything was to end at once.
             ClusterError: No lane could be kept alive.
+            StorageFullError: The storage had no room for a checkpoint.
         """
         if self._raylet.gone:
+            if self._signals.urgent:
+                return
             raise RayLostError(self._raylet.loss)
         if self._all_lanes_lost and self._lanes.failure is not None:
             failure = self._lanes.failure
             raise ClusterError(f"no lane could be kept alive: {root_cause(failure)}") from failure
+        if self._search.disk_full:
+            raise StorageFullError(f"the disk is full: {self._search.disk_full}")
         if self._search.failure is not None:
             raise self._search.failure
 
@@ -108,6 +131,8 @@ class SearchSupervisor:
         """Return why the search is to end although trials are left; empty where it is not."""
         if self._signals.stop_requested:
             return "the sweep was interrupted"
+        if self._search.disk_full:
+            return "the disk is full"
         if self._search.running and (reason := self._budget.exhausted_limit(self._ledger.totals())):
             self._ledger.budget_spent(reason)
         return self._ledger.ended_by

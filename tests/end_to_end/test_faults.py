@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,10 +12,35 @@ import pytest
 
 from orchestrator import load_result
 from tests.support.networks.own_file import PacedFile
+from tests.support.sweeps import stopped_sweep
+from tests.support.sweeps.stopped_sweep import StoppedSweep
 from tests.support.tasks.few_scenes import write_scenes
 
 TRIALS, EPOCHS = 2, 12
 SCRIPTS = Path(__file__).resolve().parents[2] / "tools" / "chaos"
+# A network whose processes see a full disk as long as a file is there, and wait a second for room.
+WITH_A_FULL_DISK = """
+import shutil
+from pathlib import Path
+
+from torch import nn
+
+from orchestrator import disk_space
+
+disk_space.PATIENCE_S, real = 1.0, shutil.disk_usage
+
+
+def usage(path):
+    found = real(path)
+    return found._replace(free=0) if Path({full!r}).exists() else found
+
+
+shutil.disk_usage = usage
+
+
+def make(num_classes, in_chans):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64 * in_chans, num_classes))
+"""
 
 
 @pytest.fixture
@@ -39,6 +65,27 @@ def test_what_is_killed_costs_no_trial_and_leaves_nothing(
     assert_harmless(outcome, faults=5)
     assert outcome.whole_epochs_lost <= 3
     assert_every_epoch_once(tmp_path, "val/top1", trials=TRIALS, epochs=EPOCHS)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_full_disk_ends_a_sweep_and_fails_no_trial(tmp_path: Path) -> None:
+    full, network = tmp_path / "full", tmp_path / "net.py"
+    network.write_text(WITH_A_FULL_DISK.format(full=str(full)))
+    sweep = StoppedSweep(tmp_path, f"{network}:make")
+    full.touch()
+    code, output = sweep.call_in_new_process("run", str(sweep.file))
+    assert code == 1, output
+    assert re.search(
+        r"spatialsweep: the disk is full: .*best\.pt: needs \d+ MiB, and 0 MiB are free\. Make room", output
+    )
+    assert f"resume it with `spatialsweep resume stops --runs-dir {sweep.runs_dir}`" in output
+    assert [event["status"] for event in sweep.events("trial_ended")] == ["interrupted"]
+    full.unlink()
+    code, output = sweep.call_in_new_process("resume", "stops")
+    assert code == 0, output
+    assert stopped_sweep.states(sweep) == {"COMPLETE": stopped_sweep.TRIALS}
 
 
 @pytest.mark.ray

@@ -10,39 +10,18 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import optuna
 import psutil
 import pytest
-from mlflow import MlflowClient
 
-from orchestrator.records.events import content_of
-from orchestrator.records.folder.sweep_folder import SweepFolder
-from orchestrator.records.journal import read_events
-from orchestrator.steering.client import pause_trial
-from orchestrator.steering.requests import SteeringError
 from tests.support.journal_events import rewrite
-from tests.support.networks.own_file import HeldFile
-from tests.support.sweeps.command_line import run_command
+from tests.support.sweeps.stopped_sweep import EPOCHS, ROOT, TRIALS, StoppedSweep, run_statuses, states
 from tests.support.waiting import wait_for
 
-ROOT = Path(__file__).resolve().parents[2]
-EPOCHS, TRIALS = 5, 3
 RAYS_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")  # which look for a lost cluster for a minute
-SWEEP = """
-name: stops
-dataset: {{name: digits}}
-model: {{name: "{model}"}}
-training: {{epochs: {epochs}, global_batch_size: 64, optimizer: adamw, warmup_epochs: 0}}
-search: {{lr: {{type: float, low: 1e-3, high: 1e-2, log: true}}}}
-trials: {trials}
-trial_scheduler: {{name: none}}
-resources: {{workers: 1, lanes: 1}}
-"""
 # The command line, except that its search waits for a file after it has recorded the end of a trial.
 HELD_AT_THE_END = """
 import sys, time
@@ -72,56 +51,6 @@ main()
 """
 
 
-class Sweep:
-    """A sweep file, its folder and its drivers.
-
-    Args:
-        place: Folder for all files.
-        model: Name of its network; None takes one that is held.
-    """
-
-    def __init__(self, place: Path, model: str | None = None) -> None:
-        self.file = place / "stops.yaml"
-        self.drivers = 0
-        self.runs_dir = place / "runs"
-        self.folder = SweepFolder(self.runs_dir / "stops")
-        self.network = HeldFile(place, self.folder.journal)
-        self.file.write_text(SWEEP.format(model=model or self.network.name, epochs=EPOCHS, trials=TRIALS))
-
-    def start(self, *arguments: str, program: Sequence[str] = ("-m", "orchestrator")) -> subprocess.Popen[bytes]:
-        command = [sys.executable, *program, *arguments, "--runs-dir", str(self.runs_dir)]
-        self.drivers += 1
-        with self.log.open("wb") as log:
-            return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-
-    @property
-    def log(self) -> Path:
-        """Output of the newest driver."""
-        return self.file.with_name(f"driver-{self.drivers}.log")
-
-    def call(self, *arguments: str) -> tuple[int, str]:
-        """Run a command in this process: a new one would import Ray and torch for seconds."""
-        return run_command(*arguments, "--runs-dir", str(self.runs_dir))
-
-    def call_in_new_process(self, *arguments: str) -> tuple[int, str]:
-        return self.start(*arguments).wait(240), self.log.read_text()
-
-    def events(self, kind: str) -> list[dict[str, Any]]:
-        if not self.folder.journal.exists():
-            return []
-        return [content_of(event) for event, _ in read_events(self.folder.journal) if event.event == kind]
-
-    def wait_for_epochs(self, count: int) -> None:
-        """Wait for a number of epochs, after which nothing trains."""
-        wait_for(lambda: len(self.events("trial_reported")) >= count)
-
-    def wait_for_the_stop(self) -> None:
-        """Wait until its driver lets no trial begin another epoch, and refuses requests in the round after that."""
-        wait_for(lambda: "Stopping after the epochs now running" in self.log.read_text())
-        with pytest.raises(SteeringError, match="is ending"):
-            pause_trial(self.folder.path, 1)
-
-
 def on_ray(test: Callable[..., None]) -> Callable[..., None]:
     """Mark a test of the sweep that is stopped several times, which may have to wait for its drivers."""
     return pytest.mark.ray(pytest.mark.slow(pytest.mark.timeout(600)(test)))
@@ -131,7 +60,7 @@ def on_ray(test: Callable[..., None]) -> Callable[..., None]:
 class Stage:
     """State of the sweep after one of its drivers has ended."""
 
-    sweep: Sweep
+    sweep: StoppedSweep
     code: int
     output: str
     states: dict[str, int]
@@ -158,7 +87,7 @@ def command_line(process: psutil.Process) -> str:
     return ""
 
 
-def end_of(driver: subprocess.Popen[bytes], sweep: Sweep, family: Family) -> Stage:
+def end_of(driver: subprocess.Popen[bytes], sweep: StoppedSweep, family: Family) -> Stage:
     code = driver.wait(240)
     return Stage(sweep, code, sweep.log.read_text(), states(sweep), run_statuses(sweep), family)
 
@@ -166,7 +95,7 @@ def end_of(driver: subprocess.Popen[bytes], sweep: Sweep, family: Family) -> Sta
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Stage:
     """Ctrl-C in the second of three trials."""
-    sweep = Sweep(tmp_path_factory.mktemp("stops"))
+    sweep = StoppedSweep(tmp_path_factory.mktemp("stops"))
     sweep.network.hold_at("trial_reported", EPOCHS + 1)
     driver = sweep.start("run", str(sweep.file))
     sweep.wait_for_epochs(EPOCHS + 1)
@@ -190,14 +119,25 @@ def killed(interrupted: Stage) -> Stage:
 
 
 @pytest.fixture(scope="module")
-def without_ray(killed: Stage) -> Stage:
-    """Resumed; the raylet killed in the third trial."""
-    killed.sweep.network.hold_at("trial_reported", 2 * EPOCHS + 2)
+def terminated(killed: Stage) -> Stage:
+    """Resumed; SIGTERM for all processes in the third trial, as a job manager sends it."""
     driver = killed.sweep.start("resume", "stops")
-    killed.sweep.wait_for_epochs(2 * EPOCHS + 2)
+    wait_for(lambda: len(killed.sweep.events("trial_resumed")) == 2)
+    family = Family(driver)
+    os.killpg(driver.pid, signal.SIGTERM)
+    return end_of(driver, killed.sweep, family)
+
+
+@pytest.fixture(scope="module")
+def without_ray(terminated: Stage) -> Stage:
+    """Resumed; the raylet killed in the third trial."""
+    sweep = terminated.sweep
+    sweep.network.hold_at("trial_reported", 2 * EPOCHS + 2)
+    driver = sweep.start("resume", "stops")
+    sweep.wait_for_epochs(2 * EPOCHS + 2)
     family = Family(driver)
     family.raylet.kill()
-    return end_of(driver, killed.sweep, family)
+    return end_of(driver, sweep, family)
 
 
 @pytest.fixture(scope="module")
@@ -237,6 +177,17 @@ def test_everything_ends_with_a_killed_driver(killed: Stage) -> None:
     family = killed.family
     assert_all_end([child for child in family.processes if child not in family.agents], within_s=120)
     assert not killed.sweep.folder.is_driven
+
+
+@on_ray
+def test_sigterm_for_ray_too_interrupts_a_sweep(terminated: Stage) -> None:
+    assert terminated.code == 130, terminated.output
+    assert "stops: interrupted" in terminated.output
+    assert "resume stops --runs-dir" in terminated.output
+    assert "GCS" not in terminated.output
+    assert terminated.states == {"COMPLETE": 2, "WAITING": 1}
+    assert terminated.runs["stops"] == "KILLED"
+    assert_all_end(terminated.family.processes, within_s=120)
 
 
 @on_ray
@@ -281,7 +232,7 @@ def test_a_finished_sweep_has_nothing_to_resume(ended: Stage, killed: Stage) -> 
 
 @on_ray
 def test_a_closed_terminal_stops_a_sweep_that_goes_on_when_the_reader_of_its_output_has_quit(tmp_path: Path) -> None:
-    sweep = Sweep(tmp_path)
+    sweep = StoppedSweep(tmp_path)
     sweep.network.hold_at("trial_reported", 2)
     terminal, inner = pty.openpty()
     command = [sys.executable, "-c", IN_A_TERMINAL, "run", str(sweep.file), "--runs-dir", str(sweep.runs_dir)]
@@ -315,22 +266,11 @@ def assert_all_end(family: list[psutil.Process], *, within_s: float) -> None:
     assert [child for child in alive if child.status() != psutil.STATUS_ZOMBIE] == []
 
 
-def finished(sweep: Sweep) -> set[int]:
+def finished(sweep: StoppedSweep) -> set[int]:
     return {event["trial"] for event in sweep.events("trial_ended") if event["status"] == "finished"}
 
 
-def states(sweep: Sweep) -> dict[str, int]:
-    study = optuna.load_study(study_name="stops", storage=f"sqlite:///{sweep.runs_dir / 'optuna.db'}")
-    return Counter(trial.state.name for trial in study.trials)
-
-
-def run_statuses(sweep: Sweep) -> dict[str, str]:
-    client = MlflowClient(f"sqlite:///{sweep.runs_dir / 'mlflow.db'}")
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    return {run.info.run_name: run.info.status for run in client.search_runs(experiments)}
-
-
-def test_names_are_taken_once_and_known_ones_are_offered(begun: Sweep) -> None:
+def test_names_are_taken_once_and_known_ones_are_offered(begun: StoppedSweep) -> None:
     code, output = begun.call("run", str(begun.file))
     assert code == 2
     assert "sweep 'stops' exists already" in output
@@ -341,14 +281,14 @@ def test_names_are_taken_once_and_known_ones_are_offered(begun: Sweep) -> None:
     assert "Traceback" not in output
 
 
-def test_two_drivers_do_not_work_on_one_sweep(begun: Sweep) -> None:
+def test_two_drivers_do_not_work_on_one_sweep(begun: StoppedSweep) -> None:
     with begun.folder.driven():
         code, output = begun.call_in_new_process("resume", "stops")
     assert code == 2
     assert f"sweep 'stops' is being run by process {os.getpid()}" in output
 
 
-def test_what_mlflow_missed_is_sent_later(begun: Sweep) -> None:
+def test_what_mlflow_missed_is_sent_later(begun: StoppedSweep) -> None:
     code, output = begun.call("sync", "stops")
     assert code == 0, output
     assert "stops: 1 events sent to sqlite:///" in output
@@ -357,7 +297,7 @@ def test_what_mlflow_missed_is_sent_later(begun: Sweep) -> None:
     assert (code, "stops: 0 events sent" in output) == (0, True), output
 
 
-def test_a_changed_sweep_is_not_resumed_and_the_changes_are_listed(begun: Sweep) -> None:
+def test_a_changed_sweep_is_not_resumed_and_the_changes_are_listed(begun: StoppedSweep) -> None:
     code, output = begun.call("run", str(begun.file), "--resume", "--set", "search.lr.high=0.02", "--set", "seed=7")
     assert code == 2
     assert "search.lr.high: was 0.01, is 0.02" in output
@@ -367,7 +307,7 @@ def test_a_changed_sweep_is_not_resumed_and_the_changes_are_listed(begun: Sweep)
     assert "code: was" not in output
 
 
-def test_changed_code_and_data_are_noticed(begun: Sweep) -> None:
+def test_changed_code_and_data_are_noticed(begun: StoppedSweep) -> None:
     changed = {"code": "0123", "dataset content": "4567"}
     rewrite(begun.folder.journal, lambda first: first.update(identity={**first["identity"], **changed}))
     code, output = begun.call("resume", "stops")
@@ -377,7 +317,7 @@ def test_changed_code_and_data_are_noticed(begun: Sweep) -> None:
 
 
 @pytest.fixture
-def begun(tmp_path: Path) -> Sweep:
+def begun(tmp_path: Path) -> StoppedSweep:
     """Return a sweep whose driver died before its first trial."""
     from orchestrator.config import load_sweep
     from orchestrator.data import locate_dataset
@@ -385,7 +325,7 @@ def begun(tmp_path: Path) -> Sweep:
     from orchestrator.records.ledger import Ledger
     from orchestrator.sweep.compatibility import identity
 
-    sweep = Sweep(tmp_path, "conv_resnet26_small")
+    sweep = StoppedSweep(tmp_path, "conv_resnet26_small")
     config = load_sweep(sweep.file, [f"runs_dir={sweep.runs_dir}"])
     content = config.model_dump(mode="json")
     with Journal(sweep.folder.journal) as journal:

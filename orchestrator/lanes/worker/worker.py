@@ -22,7 +22,7 @@ import torch.distributed as dist
 import models
 from orchestrator.config.trial import TrialConfig
 from orchestrator.data import open_any_dataset
-from orchestrator.errors import SpatialSweepError, TrialDivergedError, TrialFailedError, first_line
+from orchestrator.errors import SpatialSweepError, StorageFullError, TrialDivergedError, TrialFailedError, first_line
 from orchestrator.lanes.lane_setting import LaneSetting
 from orchestrator.lanes.messages import Decision, Next, Outcome, RankId, Report, TrialAssignment, TrialOutcome
 from orchestrator.lanes.worker.node_load import NodeLoad, node_name
@@ -189,6 +189,7 @@ def _attempt(
             without_secrets(f"{_reason(error)}\n{traceback.format_exc()}"),
             poisoned=isinstance(error, torch.AcceleratorError),
             final=isinstance(error, SpatialSweepError),  # an error of our own, which a retry would meet again
+            disk_full=isinstance(error, StorageFullError),
         )
 
 

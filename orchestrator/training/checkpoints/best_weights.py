@@ -67,7 +67,7 @@ def save_best(
         metrics: Metrics of that epoch.
 
     Raises:
-        CheckpointError: The disk has had no room for minutes.
+        StorageFullError: The disk has had no room for minutes.
     """
     content = {
         "model": description,

@@ -17,7 +17,7 @@ from typing import IO, Any
 import torch
 
 from orchestrator.disk_space import disk_full_error, is_full, retry_while_full
-from orchestrator.errors import CheckpointError, first_line
+from orchestrator.errors import CheckpointError, StorageFullError, first_line
 
 _FORMAT = 2
 _PREFIX = b"sha256:"
@@ -37,14 +37,14 @@ def save_checkpoint(path: Path, content: Mapping[str, Any], *, previous: Path | 
             leaves the former file there, and none at `path`.
 
     Raises:
-        CheckpointError: The disk has had no room for minutes; nothing was written.
+        StorageFullError: The disk has had no room for minutes; nothing was written.
     """
     try:
         partial = retry_while_full(lambda: _write_partial(path, content), path.parent)
     except OSError as error:
         if not is_full(error):
             raise
-        raise CheckpointError(f"{path}: {error.strerror}") from None
+        raise StorageFullError(f"{path}: {error.strerror}") from None
     if previous is not None and path.exists():
         path.replace(previous)
     partial.replace(path)

@@ -32,7 +32,7 @@ def test_a_full_disk_is_reported_once_and_its_end_too(tmp_path: Path, monkeypatc
             monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: usage._replace(free=free * MB))
             watch.poll()
     assert said == [
-        f"{folder.path} has 2.0 MB left, a checkpoint needs 3.0 MB: training waits for room, 5 minutes at most. "
-        "Free some space there",
+        f"{folder.path} has 2.0 MB left, a checkpoint needs 3.0 MB: training waits for room, 5 minutes at most; "
+        "then the sweep ends. Free some space there",
         "There is room again.",
     ]

@@ -14,7 +14,7 @@ import models
 from orchestrator import disk_space as full_disk
 from orchestrator import load_model
 from orchestrator.config import SweepConfig, resolve_trial
-from orchestrator.errors import CheckpointError, SpatialSweepError
+from orchestrator.errors import CheckpointError, SpatialSweepError, StorageFullError
 from orchestrator.training.checkpoints.checkpoint_file import read_checkpoint, save_checkpoint
 from orchestrator.training.images.device_images import DeviceImages
 from orchestrator.training.trial import Trial
@@ -215,7 +215,7 @@ def test_a_disk_that_stays_full_is_reported_before_anything_is_written(
     save_checkpoint(path, {"weights": torch.zeros(10)})
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=4 * 2**20))
-    with pytest.raises(CheckpointError, match=r"needs 9 MiB, and 4 MiB are free. Make room there"):
+    with pytest.raises(StorageFullError, match=r"needs 9 MiB, and 4 MiB are free. Make room there"):
         save_checkpoint(path, {"optimizer": {"state": [torch.zeros(2**21)]}})
     assert torch.equal(read_checkpoint(path)["weights"], torch.zeros(10))
     assert sorted(file.name for file in tmp_path.iterdir()) == ["last.pt"]
