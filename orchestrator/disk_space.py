@@ -1,4 +1,4 @@
-"""Retry of writes on a full disk, until a user or a service has made room.
+"""Sizes of files, and retry of writes on a full disk until a user or a service has made room.
 
 All trials of a sweep write to the same storage. Without retries a disk that is full for a minute would end one trial
 after another.
@@ -53,3 +53,13 @@ def retry_while_full(write: Callable[[], T], place: Path) -> T:
                 logger.warning("No room is left in %s: waiting %g s for some to be made", place, PATIENCE_S)
                 is_logged = True
             time.sleep(_PAUSE_S)
+
+
+def as_size(size: int) -> str:
+    """Format a size in bytes, such as `1.5 GiB`."""
+    value, unit = float(size), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if value < 1024:
+            break
+        value, unit = value / 1024, larger
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from orchestrator.cli.options import AsJson, RecordedStorageUri, RecordedTrackingUri, RunsDir, StoredSweepName
 from orchestrator.cli.output import tell_json, wide_console
+from orchestrator.errors import SweepNameError
+
+if TYPE_CHECKING:
+    from orchestrator.records.folder.sweep_folder import SweepFolder
 
 app = typer.Typer()
 
@@ -43,13 +48,28 @@ def status(
     from orchestrator.results.comparison import facts_of
     from orchestrator.results.stored_sweep import find_sweep, read_sweep
 
-    sweep = read_sweep(find_sweep(name, runs_dir))
-    facts = facts_of(sweep)
+    folder = find_sweep(name, runs_dir)
+    facts = facts_of(read_sweep(folder))
     if as_json:
         tell_json(facts)
         return
-    elsewhere = ["--runs-dir", str(runs_dir)] if runs_dir else []
-    print_status(facts, shlex.join(["spatialsweep", "resume", sweep.name, *elsewhere]), wide_console())
+    print_status(facts, _way_on(folder, runs_dir), wide_console())
+
+
+def _way_on(folder: SweepFolder, runs_dir: Path | None) -> str:
+    """Return the command that resumes a sweep, or why its folder cannot be resumed, as a line."""
+    from orchestrator.files.runs_dir import resolve_runs_dir
+    from orchestrator.records.folder.sweep_identity import require_original
+
+    try:
+        require_original(folder)
+    except SweepNameError as error:
+        return f"Not resumed here: {error}"
+    place = folder.path.parent
+    if runs_dir is not None and place == resolve_runs_dir(runs_dir).resolve():
+        place = runs_dir  # as the user has written it
+    elsewhere = ["--runs-dir", str(place)] if place != resolve_runs_dir(None).resolve() else []
+    return f"Resume it:  {shlex.join(['spatialsweep', 'resume', folder.name, *elsewhere])}"
 
 
 @app.command(name="list")

@@ -7,13 +7,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from orchestrator.disk_space import PATIENCE_S
+from orchestrator.disk_space import PATIENCE_S, as_size
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.folder.trial_folder import trial_folder
 from orchestrator.records.ledger import Ledger
 
 _INTERVAL_S = 5.0
-_MB = 2**20
 
 
 class DiskWatch:
@@ -49,7 +48,7 @@ class DiskWatch:
         needed = self._needed
         if free < needed and not self._warned:
             self._say(
-                f"{self._folder.path} has {free / _MB:.1f} MB left, a checkpoint needs {needed / _MB:.1f} MB: training "
+                f"{self._folder.path} has {as_size(free)} left, a checkpoint needs {as_size(needed)}: training "
                 f"waits for room, {PATIENCE_S / 60:g} minutes at most; then the sweep ends. Free some space there"
             )
         elif free >= needed and self._warned:

@@ -8,11 +8,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.cli.tables.sweeps import as_size
 from orchestrator.config.plans import SearchPlan
 from orchestrator.config.searched_values import Setting
 from orchestrator.config.sections.training import AUTO
 from orchestrator.config.settings_text import as_yaml
+from orchestrator.disk_space import as_size
 from orchestrator.plain_output import add_row, say
 from orchestrator.records.budget import as_duration
 from orchestrator.runtime.mps import mps_runs

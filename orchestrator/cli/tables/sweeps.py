@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.config.tasks.registry import recorded_task
+from orchestrator.disk_space import as_size
 from orchestrator.plain_output import add_column, add_row, cell, say
 from orchestrator.records.budget import as_duration
 from orchestrator.records.ledger import count_rejected
@@ -22,13 +23,13 @@ _MOST_RUNNING = 8
 _STATES = {"dead": "dead (its driver died)"}
 
 
-def print_status(facts: Mapping[str, Any], resume_command: str, console: Console) -> None:
-    """Print the state of one sweep."""
+def print_status(facts: Mapping[str, Any], way_on: str, console: Console) -> None:
+    """Print the state of one sweep, and how it can be resumed where that is left."""
     say(console, f"{facts['name']}: {_state(facts)}", style="bold")
     for heading, text in _status_lines(facts):
         say(console, f"  {heading:<11}{text}")
     if facts["state"] in ("dead", "interrupted", "failed"):
-        say(console, f"Resume it:  {resume_command}")
+        say(console, way_on)
 
 
 def print_list(rows: Sequence[Mapping[str, Any]], runs_dir: str, console: Console) -> None:
@@ -211,13 +212,3 @@ def _number(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def as_size(size: int) -> str:
-    """Format a size in bytes, such as `1.5 GiB`."""
-    value, unit = float(size), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if value < 1024:
-            break
-        value, unit = value / 1024, larger
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"

@@ -94,6 +94,19 @@ def test_a_sweep_whose_driver_died_is_told_from_one_that_runs(tmp_path: Path) ->
     assert folder.exists()
 
 
+def test_status_names_a_command_that_resumes_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_sweep(tmp_path / "runs", "s", TRIALS, ended=None)
+    elsewhere = f"Resume it:  spatialsweep resume s --runs-dir {folder.parent}"
+    assert elsewhere in command("status", str(folder))
+    assert elsewhere in command("status", "s", "--runs-dir", str(folder.parent))
+    monkeypatch.chdir(tmp_path)
+    assert command("status", "s").endswith("Resume it:  spatialsweep resume s\n")
+    renamed = folder.rename(folder.with_name("renamed"))
+    shown = command("status", str(renamed))
+    assert f"Not resumed here: {renamed} holds the sweep 's'" in shown
+    assert "Resume it" not in shown
+
+
 def test_status_says_what_was_found_and_spent(tmp_path: Path) -> None:
     write_sweep(tmp_path, "s", TRIALS, budget={"wall_clock": "2h", "target": 0.95, "price_per_cpu_hour": 360.0})
     shown = command("status", "s", "--runs-dir", str(tmp_path))

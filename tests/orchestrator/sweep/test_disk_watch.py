@@ -32,7 +32,25 @@ def test_a_full_disk_is_reported_once_and_its_end_too(tmp_path: Path, monkeypatc
             monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: usage._replace(free=free * MB))
             watch.poll()
     assert said == [
-        f"{folder.path} has 2.0 MB left, a checkpoint needs 3.0 MB: training waits for room, 5 minutes at most; "
+        f"{folder.path} has 2.0 MiB left, a checkpoint needs 3.0 MiB: training waits for room, 5 minutes at most; "
         "then the sweep ends. Free some space there",
         "There is room again.",
     ]
+
+
+def test_a_trial_without_a_checkpoint_needs_room_as_the_last_one_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = SweepFolder(write_sweep(tmp_path, "s", [(TrialStatus.RUNNING, [0.5])], ended=None))
+    checkpoint = folder.trials / "trial-00000" / "last.pt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(b"\0" * 3 * MB)
+    usage, said = shutil.disk_usage(tmp_path), []
+    monkeypatch.setattr(disk_watch, "_INTERVAL_S", 0.0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2 * MB))
+    with Journal(folder.journal) as journal:
+        watch = DiskWatch(folder, Ledger(journal), said.append)
+        watch.poll()
+        checkpoint.unlink()
+        watch.poll()
+    assert len(said) == 1
