@@ -32,25 +32,27 @@ def is_full(error: OSError) -> bool:
     return error.errno in _FULL
 
 
-def retry_while_full(write: Callable[[], T], place: Path) -> T:
-    """Retry a write while the disk is full; block for at most `PATIENCE_S`.
+def retry_while_full(write: Callable[[], T], place: Path, *, patience_s: float | None = None) -> T:
+    """Retry a write while the disk is full; block for a limited time.
 
     Args:
         write: Function that writes, and leaves nothing behind when it fails.
         place: Folder that it writes to, for the log.
+        patience_s: Seconds to wait for room; None takes `PATIENCE_S`.
 
     Raises:
-        OSError: Error of `write`: of another kind, or after `PATIENCE_S` on a full disk.
+        OSError: Error of `write`: of another kind, or on a disk that stays full.
     """
-    deadline, is_logged = time.monotonic() + PATIENCE_S, False
+    patience_s = PATIENCE_S if patience_s is None else patience_s
+    deadline, is_logged = time.monotonic() + patience_s, False
     while True:
         try:
             return write()
         except OSError as error:
-            if not is_full(error) or time.monotonic() > deadline:
+            if not is_full(error) or time.monotonic() >= deadline:
                 raise
             if not is_logged:
-                logger.warning("No room is left in %s: waiting %g s for some to be made", place, PATIENCE_S)
+                logger.warning("No room is left in %s: waiting %g s for some to be made", place, patience_s)
                 is_logged = True
             time.sleep(_PAUSE_S)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from orchestrator.disk_space import disk_full_error, retry_while_full
+from orchestrator.disk_space import disk_full_error, is_full, retry_while_full
 from orchestrator.errors import JournalError
 from orchestrator.records.events import FORMAT, Event, SweepStarted
 from orchestrator.records.lines import LONGEST_LINE, Line, LineError, names_newer_format, parse, seal
@@ -32,12 +32,23 @@ class Journal:
         self._lines = _drop_cut_line(path)
         self._file = path.open("ab", buffering=0)
         self._lock = threading.Lock()
+        self._is_disk_full = False
 
     def append(self, event: Event) -> None:
-        """Append one event, whose values are plain data; block while the disk is full."""
+        """Append one event, whose values are plain data; block while the disk is full.
+
+        Raises:
+            OSError: The event cannot be written. Where the disk had no room, later events do not wait for it again.
+        """
         with self._lock:
             line = seal(event, self._lines + 1)
-            retry_while_full(lambda: self._write(line), self.path.parent)
+            patience_s = 0.0 if self._is_disk_full else None
+            try:
+                retry_while_full(lambda: self._write(line), self.path.parent, patience_s=patience_s)
+            except OSError as error:
+                self._is_disk_full = is_full(error)
+                raise
+            self._is_disk_full = False
             self._lines += 1
 
     def _write(self, line: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from typing import Any
 
 import ray
 from ray.air._internal import usage
-from ray.tune.execution import tune_controller
+from ray.tune.execution import experiment_state, tune_controller
 from ray.tune.execution.class_cache import _ActorClassCache
 from ray.tune.execution.tune_controller import TuneController
 
@@ -70,10 +71,14 @@ def without_experiment_state() -> Iterator[None]:
     """Have experiments that begin within the context write their state once, at their end, and without the trials.
 
     Tune would write it again and again, for a longer time the more trials there are; a sweep resumes from its journal.
+    On a full disk the state is not written, and Tune logs no traceback about it.
     """
-    names = vars(sys.modules["ray.tune.tune"])
+    names, log = vars(sys.modules["ray.tune.tune"]), logging.getLogger(experiment_state.__name__)
     before, names["TuneController"] = names["TuneController"], _ControllerWithoutState
+    level = log.level
+    log.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
+        log.setLevel(level)
         names["TuneController"] = before

@@ -108,6 +108,10 @@ def test_append_retries_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.Monke
         full[:] = [True, True]
         with pytest.raises(OSError, match="No space left"):
             journal.append(report(2))
+        monkeypatch.setattr(full_disk, "PATIENCE_S", 300.0)
+        full[:] = [True]
+        with pytest.raises(OSError, match="No space left"):
+            journal.append(report(2))  # it has waited before
         full[:] = [False]
         journal.append(report(3))
     assert numbers(journal.path) == [0, 1, 3]
