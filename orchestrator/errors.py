@@ -145,8 +145,8 @@ class TrackingError(SpatialSweepError, RuntimeError):
     """Tracking server that refuses events, or does not answer."""
 
 
-class StorageFullError(SpatialSweepError, RuntimeError):
-    """Storage that has had no room for a checkpoint for minutes."""
+class StorageFullError(SpatialSweepError, OSError):
+    """Storage that has had no room for a checkpoint, or for an event of the journal, for minutes."""
 
 
 class StorageError(SpatialSweepError, RuntimeError):

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from orchestrator.disk_space import disk_full_error, is_full, retry_while_full
-from orchestrator.errors import JournalError
+from orchestrator.errors import JournalError, StorageFullError
 from orchestrator.records.events import FORMAT, Event, SweepStarted
 from orchestrator.records.lines import LONGEST_LINE, Line, LineError, names_newer_format, parse, seal
 
@@ -38,7 +38,8 @@ class Journal:
         """Append one event, whose values are plain data; block while the disk is full.
 
         Raises:
-            OSError: The event cannot be written. Where the disk had no room, later events do not wait for it again.
+            StorageFullError: The disk has had no room for minutes; later events do not wait for it again.
+            OSError: The event cannot be written for another reason.
         """
         with self._lock:
             line = seal(event, self._lines + 1)
@@ -46,8 +47,10 @@ class Journal:
             try:
                 retry_while_full(lambda: self._write(line), self.path.parent, patience_s=patience_s)
             except OSError as error:
-                self._is_disk_full = is_full(error)
-                raise
+                if not is_full(error):
+                    raise
+                self._is_disk_full = True
+                raise StorageFullError(f"{self.path}: {error.strerror}") from None
             self._is_disk_full = False
             self._lines += 1
 

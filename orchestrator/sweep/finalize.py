@@ -9,6 +9,7 @@ from typing import Any
 
 from orchestrator.config.plans import SweepPlans, TrackingPlan
 from orchestrator.config.tasks.registry import task_facts
+from orchestrator.disk_space import is_full
 from orchestrator.errors import TrackingError, first_line
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.ledger import Ledger, TrialStatus, count_rejected
@@ -82,10 +83,10 @@ def finalize(
     _store_checkpoints(ledger, checkpoints_to_store(folder, kept))
     if front:
         ledger.front_found(front)
-    tables = first.write_tables()
+    tables, unwritten = _write_tables(first)
     ledger.sweep_ended(status, _summary(first, ledger, front), [str(path) for path in tables])
     notices = [CHOSEN_ON_TEST] if search.dataset.select_on == "test" else []
-    notices += [unseen] if unseen else []
+    notices += [notice for notice in (unseen, unwritten) if notice]
     if rejected := count_rejected(Counter(trial.rule for trial in ledger.rejected())):
         notices.append(f"Rejected before they cost a trial: {rejected}.")
     try:
@@ -96,8 +97,18 @@ def finalize(
         {trial.number: run for trial in ledger.trials() if (run := writer.run_id(trial.number)) is not None},
         " ".join(notices),
     )
-    final.write_tables()
+    _write_tables(final)
     return final
+
+
+def _write_tables(result: SweepResult) -> tuple[list[Path], str]:
+    """Write the tables; return their paths, or none and a notice where the disk is full: the journal has everything."""
+    try:
+        return result.write_tables(), ""
+    except OSError as error:
+        if not is_full(error):
+            raise
+        return [], f"{result.folder} has no room for the tables of results; `spatialsweep resume` writes them."
 
 
 def _draw_predictions(result: SweepResult) -> str:

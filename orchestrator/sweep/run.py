@@ -293,14 +293,14 @@ def _run_tracked(
     """Run a session while a thread writes its events to MLflow; finalize the sweep, also after an error."""
     status, writer = TrialStatus.FAILED, start_tracking(plans.tracking, folder.journal, after_report=True)
     notifications.start(plans.search.trials)
-    try:
-        with hint:
+    with hint:
+        try:
             status = session.run()
-    finally:
-        result = finalize(plans, folder, ledger, writer, status)
-        if lost := notifications.close(status):
-            logger.warning("%s", lost)
-        folder.clear_scratch()
+        finally:
+            result = finalize(plans, folder, ledger, writer, status)
+            if lost := notifications.close(status):
+                logger.warning("%s", lost)
+            folder.clear_scratch()
     return replace(result, notice=". ".join(filter(None, (result.notice, lost))))
 
 

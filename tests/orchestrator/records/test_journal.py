@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator import disk_space as full_disk
+from orchestrator.errors import StorageFullError
 from orchestrator.records.events import Event, TrialReported
 from orchestrator.records.history import read_history
 from orchestrator.records.journal import Journal, read_events
@@ -106,11 +107,11 @@ def test_append_retries_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.Monke
         journal.append(report(1))
         monkeypatch.setattr(full_disk, "PATIENCE_S", 0.0)
         full[:] = [True, True]
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(StorageFullError, match=r"journal\.jsonl: No space left"):
             journal.append(report(2))
         monkeypatch.setattr(full_disk, "PATIENCE_S", 300.0)
         full[:] = [True]
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(StorageFullError, match=r"journal\.jsonl: No space left"):
             journal.append(report(2))  # it has waited before
         full[:] = [False]
         journal.append(report(3))

@@ -1,17 +1,21 @@
-"""Warning of the driver when the storage of its sweep has no room for a checkpoint."""
+"""Driver of a sweep whose storage is full: warning, and tables that are not written."""
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
+from orchestrator.results.stored_sweep import load_result
 from orchestrator.sweep import disk_watch
 from orchestrator.sweep.disk_watch import DiskWatch
+from orchestrator.sweep.finalize import _write_tables
 from tests.support.sweeps.fake_sweeps import write_sweep
 
 MB = 2**20
@@ -54,3 +58,19 @@ def test_a_trial_without_a_checkpoint_needs_room_as_the_last_one_did(
         checkpoint.unlink()
         watch.poll()
     assert len(said) == 1
+
+
+def test_tables_without_room_are_a_notice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_sweep(tmp_path, "s", [(TrialStatus.FINISHED, [0.5])])
+    result = load_result(folder)
+
+    def refuse(_table: object, path: Path) -> None:
+        path.write_bytes(b"half a table")
+        raise OSError(errno.ENOSPC, "Error writing bytes to file")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pq, "write_table", refuse)
+        tables, notice = _write_tables(result)
+    assert (tables, "no room for the tables of results" in notice) == ([], True)
+    assert not list(folder.glob("*parquet*"))
+    assert [path.name for path in _write_tables(result)[0]] == ["trials.parquet", "reports.parquet"]
