@@ -34,12 +34,14 @@ _REMEDY = "Move it away: `spatialsweep sync NAME` sends the events of a sweep in
 
 
 def silence_mlflow() -> None:
-    """Keep MLflow's own notices out of a sweep's output."""
+    """Keep MLflow's own notices, and the tracebacks of errors that it raises, out of a sweep's output."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # It logs each refusal of a database with two tracebacks; the error itself is raised, and reported once.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def open_client(tracking_uri: str, *, patient: bool = False) -> MlflowClient:

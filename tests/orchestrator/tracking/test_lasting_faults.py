@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from mlflow.tracking._tracking_service import utils as mlflow_utils
 from typer.testing import CliRunner
 
@@ -22,6 +24,7 @@ from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.server_addresses import embedded_uri
 from orchestrator.tracking.journal_follower import JournalFollower
+from orchestrator.tracking.mlflow_client import silence_mlflow
 from tests.support.journal_events import rewrite
 from tests.support.servers.ports import free_port
 from tests.support.sweeps.fake_sweeps import write_sweep
@@ -175,6 +178,16 @@ def test_a_fault_that_is_mended_during_the_sweep_loses_nothing(
     assert writer.fault is None
     assert writer.run_id(0) is not None
     assert sum("does not take an event" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_a_database_that_refuses_events_leaves_no_traceback_each_time(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    silence_mlflow()
+    store = client(folder)._tracking_client.store
+    with pytest.raises(MlflowException, match="disk is full"), store.ManagedSessionMaker() as _:
+        raise sqlalchemy.exc.OperationalError("INSERT", {}, Exception("database or disk is full"))
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_a_missing_server_is_retried_until_the_timeout(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
