@@ -90,21 +90,12 @@ def explain_network(
     """
     has_labels = task_facts(trained.task).has_labels
     forward = None if has_labels else class_scores(trained)
-    if not has_labels and (compare or regions is not None):
-        raise ExplainError(
-            f"{trained.label}: its task is {trained.task}; --compare and --regions are for classifiers. Without them "
-            "its layers and Grad-CAM of predicted classes are drawn"
-        )
+    _require_drawable(trained, compares=bool(compare), queries=bool(queries), regions=regions is not None)
     for module in _MODULES:
         importlib.import_module(f"orchestrator.inference.explain.{module}")
     if folder.exists() and not folder.is_dir():
         raise ExplainError(f"--output {folder}: is a file; name a folder, such as {folder}-explained")
     compared = load_compared(compare, images, len(cast(tuple[str, ...], trained.network.class_names)))
-    if queries and not compared and patch_grid(trained.network) is None:
-        raise ExplainError(
-            f"--query: {trained.name} is no vision transformer, so that it has no attention at a point; name one to "
-            "draw with --compare, such as vit_tiny_patch16_224"
-        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -123,6 +114,24 @@ def explain_network(
     (folder / TABLE).write_text(json.dumps(_plain(numbers), indent=2) + "\n")
     pictures = sorted(path for path in folder.glob("*.png") if before.get(path) != path.stat().st_mtime_ns)
     return Explanation(folder, tuple(pictures), numbers)
+
+
+def _require_drawable(trained: TrainedNetwork, *, compares: bool, queries: bool, regions: bool) -> None:
+    """Check that the network has the pictures that were asked for, before any is drawn.
+
+    Raises:
+        ExplainError: Its task has no comparison or regions, or there is no attention for queries.
+    """
+    if not task_facts(trained.task).has_labels and (compares or regions):
+        raise ExplainError(
+            f"{trained.label}: its task is {trained.task}; --compare and --regions are for classifiers. Without them "
+            "its layers and Grad-CAM of predicted classes are drawn"
+        )
+    if queries and not compares and patch_grid(trained.network) is None:
+        raise ExplainError(
+            f"--query: {trained.name} is no vision transformer, so that it has no attention at a point; name one to "
+            "draw with --compare, such as vit_tiny_patch16_224"
+        )
 
 
 def _compare_attention(
