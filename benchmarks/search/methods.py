@@ -123,15 +123,19 @@ def _smac(search: Search) -> Strategy:
     return import_module("competitors_smac").Smac(search.task, search.seed, search.budget)
 
 
-_SAMPLERS: Mapping[str, Mapping[str, str]] = {
+_SAMPLERS: Mapping[str, Mapping[str, Any]] = {
     "random": {"name": "random", "startup": "random"},
     "TPE": {"name": "tpe", "startup": "random"},
     "GP": {"name": "gp", "startup": "random"},
-    "late TPE": {"name": "tpe", "startup": "late"},
-    "late GP": {"name": "gp", "startup": "late"},
-    "GP and TPE": {"name": "gp_tpe", "startup": "even"},
+    "late TPE": {"name": "tpe", "startup": "late", "rules": 3},
+    "late GP": {"name": "gp", "startup": "late", "rules": 3},
+    "GP and TPE": {"name": "gp_tpe", "startup": "even", "rules": 3},
+    "middle TPE": {"name": "tpe", "startup": "late"},
+    "middle GP": {"name": "gp", "startup": "late"},
+    "middle GP and TPE": {"name": "gp_tpe", "startup": "even"},
 }
-"""Settings of our samplers, by the name that tables show."""
+"""Settings of our samplers, by the name that tables show; "middle" begins in the middle of the space."""
+_ON_FINAL_SCORES = {"late TPE": "TPE", "late GP": "GP", "middle TPE": "TPE", "middle GP": "GP"}
 _THIRD, _IN_THIRDS = " and a third random", ("TPE", "GP and TPE")
 _SYNE = ("syne_tune.optimizer.schedulers.asha",)
 _OLDER_SYNE = ("syne_tune.optimizer.schedulers.searchers.bayesopt",)
@@ -141,12 +145,13 @@ METHODS: Mapping[str, Method] = {
     "TPE": Method(_sampled("TPE"), is_ours=True),
     "GP": Method(_sampled("GP"), is_ours=True),
     "GP and TPE": Method(_sampled("GP and TPE"), is_ours=True),
+    "middle GP and TPE": Method(_sampled("middle GP and TPE"), is_ours=True),
     "Ray ASHA, random": Method(_stopping("random"), same_on_final_scores="random", is_ours=True),
     "Ray ASHA, TPE": Method(_stopping("TPE"), same_on_final_scores="TPE", is_ours=True),
     "Ray BOHB-like": Method(_stopping("TPE", hyperband=True), same_on_final_scores="TPE", is_ours=True),
     **{
         f"{rule}, {shown}": Method(
-            _allocated(shown, rule), is_ours=True, same_on_final_scores=shown.removeprefix("late ")
+            _allocated(shown, rule), is_ours=True, same_on_final_scores=_ON_FINAL_SCORES.get(shown, shown)
         )
         for rule in ("asha", "pasha", "freeze_thaw")
         for shown in _SAMPLERS

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from orchestrator.config.plans import SearchPlan, SweepPlans, resolve_plans
 from orchestrator.config.sections.budget import BudgetConfig
 from orchestrator.config.sections.resources import ResourcesConfig
-from orchestrator.config.strategy import AUTO
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.config.tasks.networks import facts_of_images
 from orchestrator.config.validation.sampler_rules import WITH_STARTUP
@@ -27,8 +26,15 @@ from orchestrator.runtime.lane_plan import LanePlan, plan_lanes
 from orchestrator.search.proposals.space_summary import summarize_prior, summarize_space
 from orchestrator.search.proposals.trial_filter import TrialFilter
 from orchestrator.search.racing import arms_of
-from orchestrator.search.samplers.choice import SamplerChoice, chosen_sampler, reason_of_late_start
-from orchestrator.sweep.dry_run_trials import LargestTrial, Proposal, describe, largest_trial, preview_trials
+from orchestrator.search.samplers.choice import SamplerChoice, chosen_sampler, reason_of_first_trials
+from orchestrator.sweep.dry_run_trials import (
+    LargestTrial,
+    PreviewTrial,
+    Proposal,
+    describe,
+    largest_trial,
+    preview_trials,
+)
 from orchestrator.uris import masked
 
 SHOWN = 5
@@ -149,6 +155,7 @@ def dry_run(
     largest = largest_trial(search, trial_filter, facts, preview.trials, resources.min_workers)
     choice = chosen_sampler(search)
     sampler = search.sampler if choice is None else search.sampler.model_copy(update={"name": choice.name})
+    first_trials = reason_of_first_trials(search, sampler, is_drawn=_is_first_drawn(preview.trials))
     plan, problem, place = _plan(resources, search.trials, address, largest)
     return DryRun(
         plans=plans,
@@ -164,20 +171,25 @@ def dry_run(
         notice=_name_taken(plans),
         space=(*summarize_space(search), *summarize_prior(search)),
         tried_first=preview.tried_first,
-        strategy=tuple(_chosen(config, choice, reason_of_late_start(search, sampler))),
+        strategy=tuple(_chosen(config, choice, first_trials)),
         checkpoints=found.notes,
     )
 
 
-def _chosen(config: SweepConfig, choice: SamplerChoice | None, late: str) -> Iterator[str]:
+def _is_first_drawn(trials: Sequence[PreviewTrial]) -> bool:
+    """Return whether the sampler draws all values of the very first trial."""
+    return any(each.trial.number == 0 and each.source is None for each in trials)
+
+
+def _chosen(config: SweepConfig, choice: SamplerChoice | None, first_trials: str) -> Iterator[str]:
     """Yield what was chosen for the sweep, and why."""
     given = config.sampler
     if choice is not None:
         yield f"Sampler {choice.name}: {choice.reason}"
-    elif "rules" in given.model_fields_set and (given.name not in WITH_STARTUP or given.startup != AUTO):
+    elif "rules" in given.model_fields_set and (given.name not in WITH_STARTUP or given.startup == "random"):
         yield f"sampler.rules {given.rules} has no effect: they choose for auto, and the sweep has {given.name}"
-    if late:
-        yield f"First trials: {late}"
+    if first_trials:
+        yield f"First trials: {first_trials}"
     if config.strategy_use.reason:
         yield f"Trial scheduler {config.trial_scheduler.name}: {config.strategy_use.reason}"
 

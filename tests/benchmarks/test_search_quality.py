@@ -99,7 +99,7 @@ def test_auto_is_a_method_of_the_benchmark() -> None:
         auto(1, x=Index(500)),
         auto(1, x=Index(500), kind=Choice(("a", "b"))),
     ]
-    assert chosen == ["freeze_thaw, late GP", "freeze_thaw, GP and TPE", "GP and TPE", "GP and TPE"]
+    assert chosen == ["freeze_thaw, middle GP", "freeze_thaw, middle GP and TPE", *["middle GP and TPE"] * 2]
     assert set(chosen) <= set(METHODS)
 
 

@@ -23,8 +23,9 @@ class SamplerConfig(Section):
             several objectives; `auto` chooses one of them by the space, the objectives and the number of trials.
         startup_trials: Number of trials before `tpe`, `gp`, `gp_tpe` or `cmaes` use earlier results.
         startup: How the first trials of `tpe`, `gp` and `gp_tpe` are drawn: at `random`; `even`, one in each interval
-            of equal width of every name; `late`, likewise, until `startup_trials` of them were trained to the second
-            rung; `auto` is `late` for `tpe` and `gp` where trials end early, `even` for `gp_tpe`, and else `random`.
+            of equal width of every name, after one in the middle of the space; `late`, likewise, until
+            `startup_trials` of them were trained to the second rung; `auto` is `late` for `tpe` and `gp` where trials
+            end early, `even` for `gp_tpe`, and else `random`.
         random_share: Probability that a trial is drawn at random, however many results there are.
         prior: `papers` draws a part of the early trials near the papers' own values; the part fades as trials end.
         options: Further arguments of Optuna's sampler; docs/settings.md lists them.
@@ -37,7 +38,7 @@ class SamplerConfig(Section):
     random_share: float = Field(0.0, ge=0, le=1)
     prior: Literal["none", "papers"] = "none"
     options: Mapping[str, Scalar] = {}
-    rules: int = Field(3, ge=1, le=3)
+    rules: int = Field(4, ge=1, le=4)
 
 
 TrialSchedulerName = Literal[

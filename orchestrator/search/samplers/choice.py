@@ -3,7 +3,8 @@
 Optuna's own AutoSampler is fetched over the network when it is used, and changes with what is fetched; the rules here
 are part of a release, in the order in which they are tried. A sweep keeps the version of the rules that it began with.
 The first took `gp` where only numbers are searched and `tpe` for choices; the second takes both in turn, unless only
-numbers are searched and trials end early; the third is the second, with first trials that are spread evenly for longer.
+numbers are searched and trials end early; the third is the second, with first trials that are spread evenly for longer;
+the fourth is the third, and begins in the middle of the space where first trials are spread evenly.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ FIRST_RULES: Final = 1
 NEWEST_RULES = SamplerConfig().rules
 _LARGE_POPULATION = 400
 _MOST_TRIALS_GP = 1000
+_RULES_WITHOUT_MIDDLE = 3
 Startup = Literal["random", "even", "late"]
 LATE: Final = "late"
 _TO_THE_END = ("none", "pbt")  # trial schedulers that end no trial early
@@ -107,20 +109,33 @@ def choose_startup(sampler: SamplerConfig, *, objectives: int = 1, ends_early: b
     return LATE if is_late else "random"
 
 
-def reason_of_late_start(search: SearchPlan, sampler: SamplerConfig) -> str:
-    """Return how long the first trials are spread evenly, and why; empty where they are not, or the sweep says so.
+def begins_in_the_middle(sampler: SamplerConfig) -> bool:
+    """Return whether the first of evenly spread trials is the middle of the space.
+
+    Args:
+        sampler: Section `sampler`.
+    """
+    return sampler.rules > _RULES_WITHOUT_MIDDLE
+
+
+def reason_of_first_trials(search: SearchPlan, sampler: SamplerConfig, *, is_drawn: bool) -> str:
+    """Return what was chosen for the first trials, and why; empty where nothing was.
 
     Args:
         search: Search of the sweep.
         sampler: Section `sampler`, its sampler chosen.
+        is_drawn: True where the sampler draws all values of the very first trial.
     """
     ends_early = may_end_early(search.trial_scheduler.name)
     startup = choose_startup(sampler, objectives=len(search.objectives), ends_early=ends_early)
-    if sampler.startup != "auto" or startup != LATE:
-        return ""
-    epochs, most = second_rung(search.trial_scheduler, search.max_epochs), search.trials // 2
-    until = f"until {sampler.startup_trials} were trained for {epochs} epochs, {most} at most"
-    return f"spread evenly {until}; scores of the first epochs mislead {sampler.name}"
+    chosen = []
+    if is_drawn and sampler.prior == "none" and startup != "random" and begins_in_the_middle(sampler):
+        chosen.append("one in the middle of the space")
+    if sampler.startup == "auto" and startup == LATE:
+        epochs, most = second_rung(search.trial_scheduler, search.max_epochs), search.trials // 2
+        until = f"until {sampler.startup_trials} were trained for {epochs} epochs, {most} at most"
+        chosen.append(f"spread evenly {until}; scores of the first epochs mislead {sampler.name}")
+    return ", then ".join(chosen)
 
 
 def second_rung(scheduler: TrialSchedulerConfig, max_epochs: int) -> int:

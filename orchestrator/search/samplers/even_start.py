@@ -31,10 +31,11 @@ class EvenStart:
     Args:
         size: Number of trials of one hypercube.
         seed: Seed of the sweep.
+        middle: True for the middle of the space in place of the first trial.
     """
 
-    def __init__(self, size: int, seed: int) -> None:
-        self._size, self._seed = size, seed
+    def __init__(self, size: int, seed: int, *, middle: bool = False) -> None:
+        self._size, self._seed, self._middle = size, seed, middle
 
     def draw(self, number: int, name: str, distribution: BaseDistribution) -> Any:
         """Return the value of a name in a trial.
@@ -44,6 +45,8 @@ class EvenStart:
             name: Searched name.
             distribution: Distribution of the name.
         """
+        if self._middle and number == 0:
+            return _middle(distribution)
         cube, place = divmod(number, self._size)
         entropy = [self._seed, cube, _SALT, zlib.crc32(name.encode())]
         chance = np.random.default_rng(entropy)
@@ -71,10 +74,11 @@ class LateStart(EvenStart):
         seed: Seed of the sweep.
         epochs: Epochs that each of them was trained for.
         most: Largest number of evenly spread trials, which `startup_trials` may exceed.
+        middle: True for the middle of the space in place of the first trial.
     """
 
-    def __init__(self, trained: int, seed: int, *, epochs: int, most: int) -> None:
-        super().__init__(max(1, min(_LARGER * trained, most)), seed)
+    def __init__(self, trained: int, seed: int, *, epochs: int, most: int, middle: bool = False) -> None:
+        super().__init__(max(1, min(_LARGER * trained, most)), seed, middle=middle)
         self._trained, self._epochs, self._most = trained, epochs, most
         self._is_over = False
 
@@ -95,6 +99,18 @@ def _epochs_of(trial: FrozenTrial) -> float:
     return max([paused_at, *trial.intermediate_values])
 
 
+def _middle(distribution: BaseDistribution) -> Any:
+    """Return the middle of a distribution: the lower of two, and the first of unordered values."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[0]
+    assert isinstance(distribution, FloatDistribution | IntDistribution), "Optuna has no other"
+    low, high, step = float(distribution.low), float(distribution.high), distribution.step
+    value = math.sqrt(low * high) if distribution.log else (low + high) / 2
+    if step is not None:
+        value = distribution.low + math.ceil((value - low) / step - 0.5) * step
+    return _within(distribution, value)
+
+
 def _at(distribution: BaseDistribution, share: float) -> Any:
     """Return the value below which a share of a distribution lies."""
     if isinstance(distribution, CategoricalDistribution):
@@ -109,5 +125,10 @@ def _at(distribution: BaseDistribution, share: float) -> Any:
         value = low + share * (high - low)
     if step is not None:
         value = distribution.low + round((value - distribution.low) / step) * step
+    return _within(distribution, value)
+
+
+def _within(distribution: FloatDistribution | IntDistribution, value: float) -> float | int:
+    """Return a value as the distribution has it; rounding may have taken it out of the domain."""
     value = min(max(value, distribution.low), distribution.high)
     return int(value) if isinstance(distribution, IntDistribution) else float(value)

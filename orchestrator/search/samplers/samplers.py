@@ -18,7 +18,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.config.sections.study import SamplerConfig
-from orchestrator.search.samplers.choice import LATE, choose_sampler, choose_startup
+from orchestrator.search.samplers.choice import LATE, begins_in_the_middle, choose_sampler, choose_startup
 from orchestrator.search.samplers.even_start import EvenStart, LateStart
 from orchestrator.search.samplers.fading_prior import FadingPrior
 from orchestrator.search.samplers.grid import GridSampler
@@ -217,10 +217,11 @@ def create_sampler(
     warnings.filterwarnings("ignore", "Argument ``", optuna.exceptions.ExperimentalWarning)
     startup = choose_startup(sampler, objectives=objectives, ends_early=ends_early)
     start: EvenStart | None = None
+    middle = begins_in_the_middle(sampler)
     if startup == "even":
-        start = EvenStart(sampler.startup_trials, seed)
+        start = EvenStart(sampler.startup_trials, seed, middle=middle)
     elif startup == LATE:
-        start = LateStart(sampler.startup_trials, seed, epochs=second_rung, most=trials // 2)
+        start = LateStart(sampler.startup_trials, seed, epochs=second_rung, most=trials // 2, middle=middle)
     return SweepSampler(sampler, space, seed, known, start)
 
 

@@ -100,7 +100,7 @@ def test_all_problems_are_reported_at_once_with_file_place_and_remedy(tmp_path: 
         ({"trials": True}, "trials: got True; should be a valid integer"),
         ({"trials": 2.0}, "trials: got 2.0; should be a valid integer. Write 2"),
         ({"sampler": {"rules": True}}, "sampler.rules: got True; should be a valid integer"),
-        ({"sampler": {"rules": 4}}, "sampler.rules: got 4; should be less than or equal to 3"),
+        ({"sampler": {"rules": 5}}, "sampler.rules: got 5; should be less than or equal to 4"),
         ({"training": {"lr": "0.1"}}, "training.lr: got '0.1'; should be a valid number. Write it without quotes"),
         ({"training": {"lr": float("inf")}}, "training.lr: got inf; should be a finite number"),
         ({"training": {"optimizer": "adamww"}}, "training.optimizer: unknown 'adamww'. Did you mean 'adamw'?"),

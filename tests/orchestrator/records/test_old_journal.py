@@ -165,13 +165,13 @@ def test_a_sweep_that_names_no_strategy_keeps_the_one_it_began_with(old: SweepFo
 def test_a_sweep_keeps_the_rules_by_which_auto_chose(old: SweepFolder) -> None:
     content = stored_config(old, contacted=()).model_dump(mode="json")
     assert content["sampler"].pop("rules") == 1
-    for recorded, rules in ((None, 1), (2, 2), (3, 3)):
+    for recorded, rules in ((None, 1), (2, 2), (3, 3), (4, 4)):
         history = read_begun(old.journal)
         history.config = {**content, "sampler": {"name": "auto", **({} if recorded is None else {"rules": recorded})}}
         again, line = chosen_before(load_sweep({**content, "sampler": {"startup_trials": 5}}), history)
         assert (again.sampler.name, again.sampler.rules, again.sampler.startup_trials) == ("auto", rules, 5)
         assert line == ""
-        for given in (1, 2, 3):  # in a file, or with --set
+        for given in (1, 2, 3, 4):  # in a file, or with --set
             again, line = chosen_before(load_sweep({**content, "sampler": {"rules": given}}), history)
             assert again.sampler.rules == rules
             kept = f"Kept as the sweep was begun: sampler.rules {rules}, in place of {given}"
@@ -180,7 +180,7 @@ def test_a_sweep_keeps_the_rules_by_which_auto_chose(old: SweepFolder) -> None:
 
 def test_a_sweep_that_names_its_sampler_keeps_its_first_trials(old: SweepFolder) -> None:
     content = stored_config(old, contacted=()).model_dump(mode="json")
-    for recorded, rules in (({}, 1), ({"rules": 2}, 2), ({"rules": 3}, 3)):
+    for recorded, rules in (({}, 1), ({"rules": 2}, 2), ({"rules": 3}, 3), ({"rules": 4}, 4)):
         history = read_begun(old.journal)
         history.config = {**content, "sampler": {"name": "tpe", **recorded}}
         again, line = chosen_before(load_sweep({**content, "sampler": {"name": "tpe"}}), history)

@@ -24,6 +24,7 @@ SPACE = SearchSpace(
         {"x": {"type": "float", "low": 0.0, "high": 1.0}, "kind": {"choices": ["a", "b", "c", "d"]}}
     )
 )
+DRAWN = {"x": FloatDistribution(0.0, 1.0), "kind": CategoricalDistribution(["a", "b", "c", "d"])}
 
 
 def interval(x: float, low: float, high: float) -> int:
@@ -82,8 +83,8 @@ def test_gp_and_tpe_propose_in_turn_after_an_even_start() -> None:
         trial = study.ask()
         params.append(SPACE.sample(trial))
         study.tell(trial, params[-1]["x"])
-    assert sorted(interval(each["x"], 0.0, 1.0) for each in params[:8]) == list(range(8))
-    assert Counter(each["kind"] for each in params[:8]) == dict.fromkeys("abcd", 2)
+    cube = [{name: EvenStart(8, 0).draw(number, name, DRAWN[name]) for name in DRAWN} for number in range(8)]
+    assert params[:8] == [{"x": 0.5, "kind": "a"}, *cube[1:]]
     even = [EvenStart(8, 0).draw(number, "x", FloatDistribution(0.0, 1.0)) for number in (8, 9)]
     assert [each["x"] for each in params[8:]] != even
     assert params[8]["x"] > 0.9  # the maximum of an increasing function, by the Gaussian process
@@ -92,8 +93,57 @@ def test_gp_and_tpe_propose_in_turn_after_an_even_start() -> None:
 def test_trials_that_run_at_once_before_any_result_are_even_too() -> None:
     study = optuna.create_study(sampler=create_sampler(SamplerConfig(name="gp_tpe"), SPACE, 0))
     drawn = [SPACE.sample(study.ask())["x"] for _ in range(16)]
-    for half in (drawn[:8], drawn[8:]):
-        assert sorted(interval(x, 0.0, 1.0) for x in half) == list(range(8))
+    intervals = [interval(x, 0.0, 1.0) for x in drawn]
+    assert drawn[0] == 0.5
+    assert len({*intervals[1:8]}) == 7
+    assert sorted(intervals[8:]) == list(range(8))
+
+
+@pytest.mark.parametrize(
+    ("distribution", "middle"),
+    [
+        (FloatDistribution(-1.0, 3.0), 1.0),
+        (FloatDistribution(1e-4, 1.0, log=True), pytest.approx(1e-2)),
+        (FloatDistribution(0.0, 1.0, step=0.25), 0.5),
+        (IntDistribution(1, 5), 3),
+        (IntDistribution(1, 4), 2),
+        (IntDistribution(2, 8, step=2), 4),
+        (IntDistribution(1, 64, log=True), 8),
+        (CategoricalDistribution(["sgd", "adamw"]), "sgd"),
+        (CategoricalDistribution([3]), 3),
+        (FloatDistribution(0.1, 0.1), 0.1),
+    ],
+)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_first_trial_is_the_middle_of_the_space(distribution: BaseDistribution, middle: Any, seed: int) -> None:
+    start = EvenStart(8, seed, middle=True)
+    assert start.draw(0, "n", distribution) == middle
+    plain = EvenStart(8, seed)
+    assert all(start.draw(n, "n", distribution) == plain.draw(n, "n", distribution) for n in range(1, 17))
+
+
+@pytest.mark.parametrize(
+    ("sampler", "rules", "is_middle"),
+    [
+        ({"name": "gp_tpe"}, 4, True),
+        ({"name": "gp"}, 4, True),
+        ({"name": "tpe"}, 4, True),
+        ({"name": "gp_tpe"}, 3, False),
+        ({"name": "gp"}, 3, False),
+        ({"name": "tpe", "startup": "random"}, 4, False),
+        ({"name": "random"}, 4, False),
+    ],
+)
+def test_sweeps_begin_in_the_middle_by_the_newest_rules(sampler: dict[str, Any], rules: int, is_middle: bool) -> None:
+    config = SamplerConfig.model_validate({**sampler, "rules": rules})
+    study = optuna.create_study(sampler=create_sampler(config, SPACE, 0))
+    assert (SPACE.sample(study.ask()) == {"x": 0.5, "kind": "a"}) is is_middle
+
+
+def test_values_that_are_tried_first_are_completed_from_the_middle() -> None:
+    study = optuna.create_study(sampler=create_sampler(SamplerConfig(name="gp_tpe"), SPACE, 0))
+    study.enqueue_trial({"kind": "c"})
+    assert SPACE.sample(study.ask()) == {"x": 0.5, "kind": "c"}
 
 
 class TestLateStart:
@@ -120,7 +170,7 @@ class TestLateStart:
         for epoch in range(1, epochs + 1):
             trial.report(x, epoch)
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-        return x == EvenStart(size, 0).draw(trial.number, "x", FloatDistribution(0.0, 1.0))
+        return x == EvenStart(size, 0, middle=True).draw(trial.number, "x", FloatDistribution(0.0, 1.0))
 
     def test_it_waits_for_trials_that_were_trained_beyond_the_first_epochs(self, study: optuna.Study) -> None:
         assert all(self.propose(study, epochs) for epochs in [1, 2] * 6 + [3, 5, 3, 4])
@@ -167,7 +217,7 @@ class TestLateStart:
         study = self.open(name, trials=12)
         for _ in range(6):
             self.propose(study, 1)
-        assert sorted(int(6 * trial.params["x"]) for trial in study.trials) == [0, 1, 2, 3, 4, 5]
+        assert len({int(6 * trial.params["x"]) for trial in study.trials[1:]}) == 5
 
     def test_a_study_that_is_opened_again_proposes_the_same(self, study: optuna.Study, name: SamplerName) -> None:
         for epochs in (1, 3, 3, 3, 3):

@@ -56,7 +56,7 @@ def test_the_first_rule_that_applies_decides(
     choice = choose_sampler(space, **setting)
     assert choice.name == name
     assert reason in choice.reason
-    config = SamplerConfig(name="auto", rules=setting.get("rules", 3))
+    config = SamplerConfig(name="auto", rules=setting.get("rules", 4))
     sampler = create_sampler(config, space, 0, **{name: value for name, value in setting.items() if name != "rules"})
     assert sampler.name == name
 
