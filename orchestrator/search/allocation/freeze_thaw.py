@@ -5,6 +5,9 @@ improvement over the best score so far within any horizon, divided by the second
 epochs to repeat after a lost checkpoint, and the epochs themselves. A new configuration is predicted from all trials
 together. A trial continues while no other is worth clearly more.
 
+The first trial of a sweep is the best guess before any result: values of a paper, or the middle of the space. Where the
+budget is large enough, it trains to the second rung without a pause: one epoch often shows nothing of its worth.
+
 A model can be wrong. Every few assignments of a lane therefore follow the rungs of successive halving instead: the best
 trial that may be promoted trains to the next rung, and a new one begins where none may.
 
@@ -28,6 +31,8 @@ from orchestrator.search.allocation.trial_curves import Rows, TrialCurves
 
 START_S = 0.15
 """Seconds that a lane takes to begin or to resume a trial; measured in benchmarks/trial_overhead.py."""
+_FIRST_SHARE = 0.05
+"""Largest share of all epochs that the first trial gets without a comparison."""
 _BY_RUNGS_EVERY = 3
 """One in this many assignments follows the rungs."""
 _KEEP = 1.25
@@ -60,7 +65,7 @@ class FreezeThaw(Allocator):
         self._model = CurveModel(setting.max_epochs)
         self._horizons = _horizons(setting.max_epochs)
         self._rungs = [*rung_epochs(setting), setting.max_epochs]
-        self._until: dict[int, int] = {}  # epoch before which a trial by the rungs does not pause, by row
+        self._until: dict[int, int] = {}  # epoch before which a trial does not pause, by row
         self._best = -math.inf
         self._used = 0
         self._reports = 0
@@ -73,6 +78,8 @@ class FreezeThaw(Allocator):
         newest = int(self._curves.newest[row])
         by_rungs = self._is_by_rungs()
         self._assignments += 1
+        if row == 0 and not newest:
+            self._until[row] = min(self._rungs[:2][-1], int(_FIRST_SHARE * self.budget))
         if newest and by_rungs:
             self._until[row] = next((rung for rung in self._rungs if rung > newest), self.setting.max_epochs)
         self._curves.set_running(row)

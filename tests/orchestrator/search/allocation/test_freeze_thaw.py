@@ -92,6 +92,19 @@ def test_of_two_equal_trials_the_one_with_a_checkpoint_is_resumed(rule: FreezeTh
     assert decide(rule) == 5
 
 
+@pytest.mark.parametrize(("budget", "grace", "until"), [(540, 1, 3), (540, 3, 9), (540, 9, 27), (40, 1, 2), (39, 1, 1)])
+def test_the_first_trial_trains_to_the_second_rung_where_the_budget_is_large(
+    budget: int, grace: int, until: int
+) -> None:
+    rule = FreezeThaw(AllocationSetting(trials=50, max_epochs=27, grace_epochs=grace, epochs=budget))
+    epochs = []
+    for number, last in enumerate((0.1, 0.9, 0.9, 0.1)):
+        rule.start(number, {})
+        epochs.append(next(e for e in range(1, 28) if not rule.report(number, e, (last,), 1.0) or e == 27))
+        rule.pause(number, epochs[-1])
+    assert (epochs[0], epochs[3]) == (until, grace)
+
+
 def test_a_trial_that_diverges_is_not_resumed(rule: FreezeThaw) -> None:
     feed(rule, 4, [0.3, -math.inf])
     feed(rule, 5, rising(0.6))
