@@ -53,6 +53,7 @@ def open_study(
                 ends_early=may_end_early(plan.trial_scheduler.name),
                 second_rung=second_rung(plan.trial_scheduler, plan.max_epochs),
                 known=paper_configurations(plan) if plan.sampler.prior == PAPERS else (),
+                tournament=plan.tournament is not None,
             ),
             directions=["maximize" if objective.mode == "max" else "minimize" for objective in plan.objectives],
             load_if_exists=resumed,

@@ -109,13 +109,14 @@ def choose_startup(sampler: SamplerConfig, *, objectives: int = 1, ends_early: b
     return LATE if is_late else "random"
 
 
-def begins_in_the_middle(sampler: SamplerConfig) -> bool:
+def begins_in_the_middle(sampler: SamplerConfig, *, tournament: bool) -> bool:
     """Return whether the first of evenly spread trials is the middle of the space.
 
     Args:
         sampler: Section `sampler`.
+        tournament: True where the search has arms: the middle is of one of them alone, and often good.
     """
-    return sampler.rules > _RULES_WITHOUT_MIDDLE
+    return sampler.rules > _RULES_WITHOUT_MIDDLE and not tournament
 
 
 def reason_of_first_trials(search: SearchPlan, sampler: SamplerConfig, *, is_drawn: bool) -> str:
@@ -129,7 +130,8 @@ def reason_of_first_trials(search: SearchPlan, sampler: SamplerConfig, *, is_dra
     ends_early = may_end_early(search.trial_scheduler.name)
     startup = choose_startup(sampler, objectives=len(search.objectives), ends_early=ends_early)
     chosen = []
-    if is_drawn and sampler.prior == "none" and startup != "random" and begins_in_the_middle(sampler):
+    has_middle = startup != "random" and begins_in_the_middle(sampler, tournament=search.tournament is not None)
+    if has_middle and is_drawn and sampler.prior == "none":
         chosen.append("one in the middle of the space")
     if sampler.startup == "auto" and startup == LATE:
         epochs, most = second_rung(search.trial_scheduler, search.max_epochs), search.trials // 2

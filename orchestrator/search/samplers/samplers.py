@@ -189,6 +189,7 @@ def create_sampler(
     ends_early: bool = True,
     second_rung: int = 1,
     known: Sequence[Mapping[str, Any]] = (),
+    tournament: bool = False,
 ) -> SweepSampler:
     """Return the sampler of a sweep.
 
@@ -202,6 +203,7 @@ def create_sampler(
         ends_early: False where every trial is trained to the end, by which `auto` chooses.
         second_rung: Epochs of the trials that a late start waits for.
         known: Configurations around which a part of the early trials is drawn.
+        tournament: True where the search has arms, of which none may get a better first configuration.
     """
     if sampler.name == "auto":
         name = choose_sampler(
@@ -217,7 +219,7 @@ def create_sampler(
     warnings.filterwarnings("ignore", "Argument ``", optuna.exceptions.ExperimentalWarning)
     startup = choose_startup(sampler, objectives=objectives, ends_early=ends_early)
     start: EvenStart | None = None
-    middle = begins_in_the_middle(sampler)
+    middle = begins_in_the_middle(sampler, tournament=tournament)
     if startup == "even":
         start = EvenStart(sampler.startup_trials, seed, middle=middle)
     elif startup == LATE:

@@ -140,6 +140,13 @@ def test_sweeps_begin_in_the_middle_by_the_newest_rules(sampler: dict[str, Any],
     assert (SPACE.sample(study.ask()) == {"x": 0.5, "kind": "a"}) is is_middle
 
 
+def test_a_tournament_gives_no_arm_the_middle() -> None:
+    sampler = create_sampler(SamplerConfig(name="gp_tpe"), SPACE, 0, tournament=True)
+    study = optuna.create_study(sampler=sampler)
+    study.enqueue_trial({"kind": "a"})
+    assert SPACE.sample(study.ask()) == {"x": EvenStart(8, 0).draw(0, "x", DRAWN["x"]), "kind": "a"}
+
+
 def test_values_that_are_tried_first_are_completed_from_the_middle() -> None:
     study = optuna.create_study(sampler=create_sampler(SamplerConfig(name="gp_tpe"), SPACE, 0))
     study.enqueue_trial({"kind": "c"})

@@ -227,3 +227,14 @@ def test_a_tournament_gives_its_arms_the_same(tmp_path: Path) -> None:
         arms = [record.params["optimizer"] for record in session.ledger.trials()]
     assert arms[:6] == ["sgd", "adamw"] * 3
     assert trained[6:] == [(2, 1), (5, 1)]  # the best of the even numbers and of the odd ones
+
+
+@pytest.mark.parametrize("tournament", [None, "optimizer"])
+def test_only_without_arms_a_search_begins_in_the_middle(tmp_path: Path, tournament: str | None) -> None:
+    settings = {**SETTINGS, "sampler": {"name": "gp_tpe"}, "tournament": tournament, "seeds": 2}
+    with journal_of(tmp_path) as journal:
+        session = Session(search_plan(settings), optuna.storages.InMemoryStorage(), journal)
+        session.run()
+        first = session.ledger.trial(0).params
+    assert first["optimizer"] == "sgd"
+    assert (first["lr"] == pytest.approx(5.5e-3, rel=1e-6)) is (tournament is None)
