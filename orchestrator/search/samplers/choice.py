@@ -24,7 +24,6 @@ FIRST_RULES: Final = 1
 NEWEST_RULES = SamplerConfig().rules
 _LARGE_POPULATION = 400
 _MOST_TRIALS_GP = 1000
-_RULES_WITHOUT_MIDDLE = 3
 Startup = Literal["random", "even", "late"]
 LATE: Final = "late"
 _TO_THE_END = ("none", "pbt")  # trial schedulers that end no trial early
@@ -116,7 +115,7 @@ def begins_in_the_middle(sampler: SamplerConfig, *, tournament: bool) -> bool:
         sampler: Section `sampler`.
         tournament: True where the search has arms: the middle is of one of them alone, and often good.
     """
-    return sampler.rules > _RULES_WITHOUT_MIDDLE and not tournament
+    return sampler.rules > 3 and not tournament
 
 
 def reason_of_first_trials(search: SearchPlan, sampler: SamplerConfig, *, is_drawn: bool) -> str:

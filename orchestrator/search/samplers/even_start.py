@@ -1,4 +1,4 @@
-"""Evenly spread values for the first trials of a sweep, before a sampler uses results.
+"""Evenly spread values for the first trials of a sweep, before a sampler uses results; the middle of the space first.
 
 Latin hypercubes (McKay et al. 1979): among as many trials as one has, the values of a name fall into as many intervals
 of equal width, one into each. Each name has an order of its own, so that conditions and a space that changes need no
