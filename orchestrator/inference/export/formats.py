@@ -196,7 +196,9 @@ class TorchExport(Format):
         for node in program.graph.nodes:
             for key in ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node"):
                 node.meta.pop(key, None)
-        torch.export.save(program, path, extra_files={f"{_FACTS}.json": json.dumps(facts)})
+        program.example_inputs = None  # the images, with all others that share their storage
+        with path.open("wb") as file:  # given a path, the archive contains its name
+            torch.export.save(program, file, extra_files={f"{_FACTS}.json": json.dumps(facts)})
 
     def load(self, path: Path) -> Program:
         """Load a file as a program, which runs on the process's torch threads; see `Format.load`."""
