@@ -38,9 +38,10 @@ _Model = Annotated[
 _Images = Annotated[
     list[Path], typer.Argument(help="Image files, or folders of them.", parser=path_option, metavar="IMAGE...")
 ]
-_To = Annotated[
+_Output = Annotated[
     Path | None,
     typer.Option(
+        "--output",
         "--to",
         help="Folder for pictures and results; default: named after MODEL.",
         parser=path_option,
@@ -62,7 +63,7 @@ def predict(
     run: _Model,
     images: _Images,
     *,
-    to: _To = None,
+    output: _Output = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the files of earlier predictions there.")] = False,
     score: Annotated[float, typer.Option(help="Smallest score of a detected object.")] = 0.5,
     top: Annotated[int, typer.Option(help="Number of classes of an image, in classification.")] = 5,
@@ -94,7 +95,7 @@ def predict(
     chosen = device_named(device)
     of = None if model is None else WeightsOf(model, weights, dataset)
     trained = find_network(run, trial=trial, runs_dir=runs_dir, tracking_uri=tracking_uri, allow_code=allow_code, of=of)
-    folder = PredictionFolder.prepared(to or Path(f"{trained.label}-predicted"), files, force=force)
+    folder = PredictionFolder.prepared(output or Path(f"{trained.label}-predicted"), files, force=force)
     settings = recorded_settings(trained.network, trained.dataset, trained.training)
     table = PredictionTable(f"{trained.name}, {trained.origin}")
     found = []

@@ -143,7 +143,7 @@ def _neighbours(path: Path) -> str:
     if not beside:
         return f"Current folder: {Path.cwd()}."
     more = f" and {len(beside) - _MOST_NEIGHBOURS} more" if len(beside) > _MOST_NEIGHBOURS else ""
-    return f"{path.parent} holds {', '.join(beside[:_MOST_NEIGHBOURS])}{more}."
+    return f"{path.parent.resolve()} holds {', '.join(beside[:_MOST_NEIGHBOURS])}{more}."
 
 
 def _parsed(assignment: str) -> tuple[list[str], Any]:

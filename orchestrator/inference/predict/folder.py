@@ -54,20 +54,24 @@ class PredictionFolder:
                 under such a name.
         """
         if path.exists() and not path.is_dir():
-            raise DataError(f"--to {path}: is a file; name a folder, such as {path}-predicted")
+            raise DataError(f"--output {path}: is a file; name a folder, such as {path}-predicted")
         names = _names(files.paths)
         targets = [path / f"{name}{suffix}" for name in names for suffix in (_PICTURE, _CLASSES)]
         read = {each.resolve() for each in files.paths}
         images = [target for target in targets if target.resolve() in read]
         if images:
-            raise DataError(f"--to {path}: {_some(images)} would replace an image that is read; name another folder")
+            raise DataError(
+                f"--output {path}: {_some(images)} would replace an image that is read; name another folder"
+            )
         existing = [target for target in (*targets, path / TABLE) if target.exists()]
         if existing and not force:
-            raise DataError(f"--to {path}: has {_some(existing)}; name another folder, or replace them with --force")
+            raise DataError(
+                f"--output {path}: has {_some(existing)}; name another folder, or replace them with --force"
+            )
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise DataError(f"--to {path}: cannot be made ({error.strerror})") from None
+            raise DataError(f"--output {path}: cannot be made ({error.strerror})") from None
         return cls(path, names)
 
     def write(self, place: int, result: PredictedImage, image: np.ndarray) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def test_a_sweep_of_segmentation_runs_to_its_report_and_back(tmp_path: Path) -> 
     assert (tmp_path / "maps/report.html").read_text().count('class="sample" src="data:image/png;base64,') == 6
     (picture,) = (tmp_path / f"maps/trials/trial-{best.number:05d}/predictions").glob("1.png")
     code, output = run_command(
-        "predict", "maps", str(picture), "--runs-dir", str(tmp_path), "--to", str(tmp_path / "out")
+        "predict", "maps", str(picture), "--runs-dir", str(tmp_path), "--output", str(tmp_path / "out")
     )
     assert code == 0, output
     assert (tmp_path / "out/1.classes.png").exists()

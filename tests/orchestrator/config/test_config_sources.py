@@ -89,12 +89,14 @@ def test_a_file_that_is_not_a_sweep_is_an_error_with_its_reason(tmp_path: Path, 
     assert str(path) in str(caught.value)
 
 
-def test_the_error_for_a_missing_file_lists_its_folder(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_file_lists_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     missing = tmp_path / "digit.yaml"
     for name in ("b.yaml", "a.yaml", "c.txt"):
         (tmp_path / name).touch()
     assert faults(missing)[0].endswith(f"{missing}: no such file. {tmp_path} holds a.yaml, b.yaml.")
     assert "Current folder: " in faults(tmp_path / "nowhere" / "x.yaml")[0]
+    monkeypatch.chdir(tmp_path)
+    assert faults(Path("digit.yaml"))[0].endswith(f"digit.yaml: no such file. {tmp_path} holds a.yaml, b.yaml.")
 
 
 def test_options_of_one_flag_per_stage_are_written_as_a_list() -> None:

@@ -119,7 +119,7 @@ def test_maps_are_those_of_the_evaluation(scenes: Path) -> None:
 
 
 def test_the_command_writes_pictures_maps_and_json(scenes: Path, tmp_path: Path) -> None:
-    given = ("predict", str(scenes / "trial/best.pt"), str(scenes / "images"), "--to", str(tmp_path / "out"))
+    given = ("predict", str(scenes / "trial/best.pt"), str(scenes / "images"), "--output", str(tmp_path / "out"))
     code, output = run_command(*given, "--device", "cpu")
     assert code == 0, output
     assert "share of pixels" in output

@@ -63,7 +63,7 @@ def test_objects_are_those_of_the_evaluation(folder: Path) -> None:
 
 
 def test_the_command_writes_boxes_and_masks(folder: Path, tmp_path: Path) -> None:
-    given = ("predict", str(folder / "trial/best.pt"), str(folder / "images/0.png"), "--to", str(tmp_path / "out"))
+    given = ("predict", str(folder / "trial/best.pt"), str(folder / "images/0.png"), "--output", str(tmp_path / "out"))
     code, output = run_command(*given, "--score", "0", "--json")
     assert code == 0, output
     (image,) = json.loads(output)["images"]
