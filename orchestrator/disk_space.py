@@ -32,13 +32,20 @@ def is_full(error: OSError) -> bool:
     return error.errno in _FULL
 
 
-def retry_while_full(write: Callable[[], T], place: Path, *, patience_s: float | None = None) -> T:
+def retry_while_full(
+    write: Callable[[], T],
+    place: Path,
+    *,
+    patience_s: float | None = None,
+    gives_up: Callable[[], bool] = lambda: False,
+) -> T:
     """Retry a write while the disk is full; block for a limited time.
 
     Args:
         write: Function that writes, and leaves nothing behind when it fails.
         place: Folder that it writes to, for the log.
         patience_s: Seconds to wait for room; None takes `PATIENCE_S`.
+        gives_up: Returns whether to wait no longer; called once a second.
 
     Raises:
         OSError: Error of `write`: of another kind, or on a disk that stays full.
@@ -49,7 +56,7 @@ def retry_while_full(write: Callable[[], T], place: Path, *, patience_s: float |
         try:
             return write()
         except OSError as error:
-            if not is_full(error) or time.monotonic() >= deadline:
+            if not is_full(error) or time.monotonic() >= deadline or gives_up():
                 raise
             if not is_logged:
                 logger.warning("No room is left in %s: waiting %g s for some to be made", place, patience_s)

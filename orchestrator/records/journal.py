@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -24,33 +25,41 @@ class Journal:
 
     Args:
         path: Path of the journal, created with its folder when absent; an incomplete last line is removed.
+        gives_up: Returns whether to wait no longer for room on a full disk, as where the user ends the sweep at once.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, gives_up: Callable[[], bool] = lambda: False) -> None:
         self.path = path
+        self._gives_up = gives_up
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lines = _drop_cut_line(path)
         self._file = path.open("ab", buffering=0)
         self._lock = threading.Lock()
         self._is_disk_full = False
 
-    def append(self, event: Event) -> None:
+    def append(self, event: Event, *, waits: bool = True) -> None:
         """Append one event, whose values are plain data; block while the disk is full.
 
+        Args:
+            event: The event.
+            waits: Whether it waits for room; one that does not leaves the wait of others as it is.
+
         Raises:
-            StorageFullError: The disk has had no room for minutes; later events do not wait for it again.
+            StorageFullError: The disk has had no room for minutes, or the user has ended the wait; later events do not
+                wait for it again.
             OSError: The event cannot be written for another reason.
         """
         with self._lock:
             line = seal(event, self._lines + 1)
-            patience_s = 0.0 if self._is_disk_full else None
+            patience_s = 0.0 if self._is_disk_full or not waits else None
+            write = partial(self._write, line)
             try:
-                retry_while_full(lambda: self._write(line), self.path.parent, patience_s=patience_s)
+                retry_while_full(write, self.path.parent, patience_s=patience_s, gives_up=self._gives_up)
             except OSError as error:
                 if not is_full(error):
                     raise
-                self._is_disk_full = True
-                raise StorageFullError(f"{self.path}: {error.strerror}") from None
+                self._is_disk_full = self._is_disk_full or waits
+                raise StorageFullError(f"the disk is full: {self.path}: {error.strerror}") from None
             self._is_disk_full = False
             self._lines += 1
 

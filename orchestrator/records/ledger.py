@@ -6,12 +6,15 @@ progress view) is derived from the journal, so that what is shown never differs 
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, cast
 
+from orchestrator.errors import StorageFullError
 from orchestrator.records.events import (
     FORMAT,
     BudgetSpent,
@@ -48,11 +51,13 @@ from orchestrator.uris import masked, without_secrets
 
 __all__ = ["Ledger", "RejectedTrial", "TrialRecord", "TrialStatus", "count_rejected"]
 
+_PROGRESS_WAIT_S = 0.2  # for another event: many points may be due at once
+
 
 class Ledger(LedgerQueries):
     """Recorder of events, in the driver process; its methods may be called from any thread.
 
-    A recording method blocks until the event is on disk.
+    A recording method blocks until the event is on disk; a query never waits for that.
 
     Args:
         journal: Journal to append to; the events already in it are replayed.
@@ -64,6 +69,8 @@ class Ledger(LedgerQueries):
     def __init__(self, journal: Journal) -> None:
         super().__init__(journal.path)
         self._journal = journal
+        # Held while an event is appended, which may wait for a full disk: queries, which take the other lock, do not.
+        self._appends = threading.RLock()
 
     def sweep_started(
         self, name: str, config: Mapping[str, Any], facts: Mapping[str, str], identity: Mapping[str, Any]
@@ -198,7 +205,7 @@ class Ledger(LedgerQueries):
             nodes: Name and address of the node of every rank, in order; recorded when they have changed.
             failures: Number of failures of the trial so far; likewise.
         """
-        with self._lock:
+        with self._appends:
             before = self._history.trials[number]
             moved = bool(nodes) and tuple(nodes) != before.nodes
             self._record(
@@ -215,7 +222,9 @@ class Ledger(LedgerQueries):
             )
 
     def trial_progressed(self, number: int, epoch: int, step: int, metrics: Mapping[str, float]) -> None:
-        """Record the progress of a trial within an epoch.
+        """Record the progress of a trial within an epoch; nothing is recorded while the disk is full.
+
+        The main thread of the driver records it, and must not wait for room: it watches for Ctrl-C.
 
         Args:
             number: Number of the trial.
@@ -223,7 +232,13 @@ class Ledger(LedgerQueries):
             step: Number of complete steps of the whole training.
             metrics: Values since the progress before, by metric.
         """
-        self._record(TrialProgressed(time=time.time(), trial=number, epoch=epoch, step=step, metrics=metrics))
+        event = TrialProgressed(time=time.time(), trial=number, epoch=epoch, step=step, metrics=metrics)
+        if self._appends.acquire(timeout=_PROGRESS_WAIT_S):
+            try:
+                with contextlib.suppress(StorageFullError):
+                    self._record(event, waits=False)
+            finally:
+                self._appends.release()
 
     def trial_ended(
         self, number: int, status: TrialStatus, reason: str = "", best: Mapping[str, float] | None = None
@@ -236,7 +251,7 @@ class Ledger(LedgerQueries):
             reason: Reason of a failure, or place of a divergence.
             best: Value of every objective at its best epoch.
         """
-        with self._lock:
+        with self._appends:
             if not self._history.trials[number].is_over:
                 now = time.time()
                 cost = cast(CostFigures, self._history.costs.cost(number, now).as_dict())
@@ -261,7 +276,7 @@ class Ledger(LedgerQueries):
             mean: Mean of the first objective.
             interval: Both ends of the interval of the mean.
         """
-        with self._lock:
+        with self._appends:
             if self._history.measured.get(number) != tuple(trials):
                 low, high = interval
                 self._record(
@@ -278,7 +293,7 @@ class Ledger(LedgerQueries):
             resume_epoch: Epoch of the checkpoint from which it would resume; 0 where none is left.
             best: Value of every objective at its best epoch.
         """
-        with self._lock:
+        with self._appends:
             now = time.time()
             cost = cast(CostFigures, self._history.costs.cost(number, now).as_dict())
             self._record(TrialPaused(time=now, trial=number, epoch=resume_epoch, cost=cost, best=best or {}))
@@ -303,13 +318,14 @@ class Ledger(LedgerQueries):
         """Record the end of the session; `files` are result files to be stored with the sweep."""
         self._record(SweepEnded(time=time.time(), status=cast(SweepEnd, status), summary=summary, files=tuple(files)))
 
-    def _record(self, event: Event) -> None:
+    def _record(self, event: Event, *, waits: bool = True) -> None:
         if not isinstance(event, TrialReported | TrialProgressed):  # hold numbers only, and there are many
             event = replace(event, **masked({name: value for name, value in vars(event).items() if name != "event"}))
-        with self._lock:
+        with self._appends:  # all that changes the history, which may be read here without the other lock
             self._history.refuse_contradiction(event)
-            self._journal.append(event)
-            self._history.apply(event)
+            self._journal.append(event, waits=waits)
+            with self._lock:
+                self._history.apply(event)
 
 
 def count_rejected(counts: Mapping[str, int]) -> str:

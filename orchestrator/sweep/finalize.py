@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from orchestrator.search.racing import record_means
 from orchestrator.sweep.checkpoint_retention import checkpoints_to_store, kept_trials
 from orchestrator.tracking.mlflow_client import silence_mlflow
 from orchestrator.tracking.mlflow_writer import MlflowWriter
+
+logger = logging.getLogger(__name__)
 
 CHOSEN_ON_TEST = "Epochs and trials were chosen on the test images (dataset.select_on): their accuracy is too good."
 
@@ -75,30 +78,49 @@ def finalize(
             task=task_facts(search.task),
         )
 
-    record_means(ledger, objectives)
-    first = result({})
-    front = [trial.number for trial in first.pareto_front] if len(search.objectives) > 1 else []
-    unseen = _draw_predictions(first) if status is TrialStatus.FINISHED else ""
+    try:
+        record_means(ledger, objectives)
+        notices = _record_end(plans, folder, ledger, result({}), objectives)
+    except BaseException:  # such as a full disk: the thread must end all the same, and sends what is recorded
+        if lacking := _drain(writer):
+            logger.warning("%s", lacking)
+        raise
+    lacking = _drain(writer)
+    final = result(
+        {trial.number: run for trial in ledger.trials() if (run := writer.run_id(trial.number)) is not None},
+        " ".join(filter(None, [*notices, lacking])),
+    )
+    _write_tables(final)
+    return final
+
+
+def _record_end(
+    plans: SweepPlans, folder: SweepFolder, ledger: Ledger, result: SweepResult, objectives: Objectives
+) -> list[str]:
+    """Record the checkpoints to store and the end of the session, and write the tables; return notices for the user."""
+    search = plans.search
+    front = [trial.number for trial in result.pareto_front] if len(search.objectives) > 1 else []
+    unseen = _draw_predictions(result) if result.status is TrialStatus.FINISHED else ""
     kept = kept_trials(ledger.trials(), plans.keep, objectives)
     _store_checkpoints(ledger, checkpoints_to_store(folder, kept))
     if front:
         ledger.front_found(front)
-    tables, unwritten = _write_tables(first)
-    ledger.sweep_ended(status, _summary(first, ledger, front), [str(path) for path in tables])
+    tables, unwritten = _write_tables(result)
+    ledger.sweep_ended(result.status, _summary(result, ledger, front), [str(path) for path in tables])
     notices = [CHOSEN_ON_TEST] if search.dataset.select_on == "test" else []
     notices += [notice for notice in (unseen, unwritten) if notice]
     if rejected := count_rejected(Counter(trial.rule for trial in ledger.rejected())):
         notices.append(f"Rejected before they cost a trial: {rejected}.")
+    return notices
+
+
+def _drain(writer: MlflowWriter) -> str:
+    """Wait until MLflow has everything, and end the thread; return what it lacks."""
     try:
         writer.drain(_DRAIN_S)
     except TrackingError as error:
-        notices.append(str(error))
-    final = result(
-        {trial.number: run for trial in ledger.trials() if (run := writer.run_id(trial.number)) is not None},
-        " ".join(notices),
-    )
-    _write_tables(final)
-    return final
+        return str(error)
+    return ""
 
 
 def _write_tables(result: SweepResult) -> tuple[list[Path], str]:

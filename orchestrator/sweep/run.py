@@ -98,7 +98,11 @@ def run_sweep(
     config, plans, folder = _prepared(config, console, resume=resume, edited=sweep_file is not None)
     dataset = locate_dataset(config.dataset.name, config.dataset.uri, plans.paths.datasets)
     _refuse_damaged_databases(plans)
-    with _driven(folder, new=not resume), SignalWatch() as signals, Journal(folder.journal) as journal:
+    with (
+        _driven(folder, new=not resume),
+        SignalWatch() as signals,
+        Journal(folder.journal, gives_up=lambda: signals.urgent) as journal,
+    ):
         ledger = Ledger(journal)
         notifications = _notifications(plans, ledger, console)
         found = find_initial_weights(plans, folder=folder.path if resume else None, recorded=ledger.identity)
@@ -299,18 +303,33 @@ def _run_tracked(
     notifications: Notifications,
     hint: contextlib.AbstractContextManager[None],
 ) -> SweepResult:
-    """Run a session while a thread writes its events to MLflow; finalize the sweep, also after an error."""
-    status, writer = TrialStatus.FAILED, start_tracking(plans.tracking, folder.journal, after_report=True)
+    """Run a session while a thread writes its events to MLflow; finalize the sweep, also after an error.
+
+    Whatever fails, also where the journal can record no end, the user is notified and Ray's files are removed.
+    """
+    status = ended = TrialStatus.FAILED
+    writer = start_tracking(plans.tracking, folder.journal, after_report=True)
     notifications.start(plans.search.trials)
     with hint:
         try:
-            status = session.run()
+            try:
+                status = session.run()
+            finally:
+                result = finalize(plans, folder, ledger, writer, status)
+            ended = status
         finally:
-            result = finalize(plans, folder, ledger, writer, status)
-            if lost := notifications.close(status):
-                logger.warning("%s", lost)
-            folder.clear_scratch()
+            lost = _close(notifications, folder, ended)
     return replace(result, notice=". ".join(filter(None, (result.notice, lost))))
+
+
+def _close(notifications: Notifications, folder: SweepFolder, status: TrialStatus) -> str:
+    """Notify of the end of a session and remove Ray's files; return what could not be delivered."""
+    try:
+        if lost := notifications.close(status):
+            logger.warning("%s", lost)
+        return lost
+    finally:
+        folder.clear_scratch()
 
 
 def _notifications(plans: SweepPlans, ledger: Ledger, console: Console) -> Notifications:

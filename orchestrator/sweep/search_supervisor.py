@@ -85,7 +85,13 @@ class SearchSupervisor:
 
         A job manager may send SIGTERM to all processes of a job, Ray's among them.
         """
-        self._search.end(self._reason or "the sweep is over")
+        try:
+            self._search.end(self._reason or "the sweep is over")
+        finally:  # also where the journal has no room for the ends of the trials
+            self._leave_lanes()
+
+    def _leave_lanes(self) -> None:
+        """Close the lanes and wait for Tune, or abandon them where Ray has ended."""
         closing = threading.Thread(target=self._close_lanes, name="closing", daemon=True)
         if not self._raylet.gone:
             closing.start()

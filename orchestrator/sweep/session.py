@@ -140,12 +140,11 @@ class SweepSession:
                 search = self._search(study, lanes, lane_plan.at_most, progress)
                 steering = self._steering(search, progress)
                 supervisor = self._supervisor(search, lanes, progress, steering)
-                try:
+                with contextlib.ExitStack() as closing:  # from the last to the first, whichever of them fails
+                    closing.callback(close_study, study)
+                    closing.callback(steering.close)
+                    closing.callback(supervisor.close)  # 5. End the search and close the lanes
                     supervisor.run()  # 4. Search
-                finally:
-                    supervisor.close()  # 5. End the search and close the lanes
-                    steering.close()
-                    close_study(study)
                 if not self._ledger.ended_by and self._ledger.count_ended_configurations() < self._plans.search.trials:
                     self._note_spent_epochs(search)
                 progress.update()
@@ -291,9 +290,9 @@ class SweepSession:
             say=progress.say,
             polls=(
                 progress.update,
+                disk.poll,
                 records.poll,
                 steering.poll,
-                disk.poll,
                 self._retention.apply,
                 self._notifications.poll,
             ),

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import re
+import signal
+import threading
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from orchestrator import load_result
+from orchestrator import disk_space, load_result, load_sweep, resume_sweep, run_sweep
+from orchestrator.errors import StorageFullError
+from orchestrator.records.journal import Journal
+from orchestrator.records.ledger import TrialStatus
+from tests.orchestrator.notify.test_webhook import receiver
 from tests.support.networks.own_file import PacedFile
 from tests.support.sweeps import stopped_sweep
 from tests.support.sweeps.stopped_sweep import StoppedSweep
@@ -85,6 +93,47 @@ def test_a_full_disk_ends_a_sweep_and_fails_no_trial(tmp_path: Path) -> None:
     full.unlink()
     code, output = sweep.call_in_new_process("resume", "stops")
     assert code == 0, output
+    assert stopped_sweep.states(sweep) == {"COMPLETE": stopped_sweep.TRIALS}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_sweep_whose_journal_has_no_room_is_ended_by_sigterm_at_once_and_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep, full, refused = StoppedSweep(tmp_path), threading.Event(), threading.Event()
+    write = Journal._write
+
+    def write_if_room(journal: Journal, line: bytes) -> None:
+        if full.is_set():
+            refused.set()
+            raise OSError(errno.EDQUOT, "Disk quota exceeded")
+        write(journal, line)
+
+    def use_up_the_quota() -> None:
+        sweep.wait_for_epochs(1)
+        full.set()
+        sweep.network.let_go()
+        assert refused.wait(200)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Journal, "_write", write_if_room)
+    monkeypatch.setattr("orchestrator.notify.notifications._DRAIN_S", 60.0)
+    monkeypatch.setattr(disk_space, "PATIENCE_S", 3600.0)  # longer than this test may take
+    sweep.network.hold_at("trial_reported", 1)
+    with receiver(200) as webhook:
+        config = load_sweep(sweep.file, [f"notify={webhook.url}", f"runs_dir={sweep.runs_dir}"])
+        user = threading.Thread(target=use_up_the_quota, daemon=True)
+        user.start()
+        with pytest.raises(StorageFullError, match=r"the disk is full: .*journal\.jsonl: Disk quota exceeded"):
+            run_sweep(config)
+        user.join()
+        assert webhook.bodies[-1]["event"] == "sweep_failed"
+    assert not sweep.folder.scratch.exists()
+    assert not sweep.folder.is_driven
+    full.clear()
+    assert resume_sweep("stops", runs_dir=str(sweep.runs_dir)).status is TrialStatus.FINISHED
     assert stopped_sweep.states(sweep) == {"COMPLETE": stopped_sweep.TRIALS}
 
 
