@@ -70,7 +70,6 @@ class TrialClient(Trainable):
         self._failures: int = new_config[FAILURES]
         self._leased = time.monotonic()
         self._held_s = 0.0  # on lanes it has left
-        self._skips_donor = False
         return True
 
     def step(self) -> dict[str, Any]:
@@ -86,7 +85,7 @@ class TrialClient(Trainable):
             self._leased = time.monotonic()
         if self._lane is None:
             return self._ended(Outcome.INTERRUPTED)
-        event = self._next_event(assignment)
+        event: Report | TrialOutcome = ray.get(self._hub.next_event.remote(assignment, self._lane, self._epoch))
         if isinstance(event, TrialOutcome):
             return self._ended(event.kind)
         self._epoch, self._lane = event.epoch, event.lane
@@ -101,32 +100,26 @@ class TrialClient(Trainable):
             "done": event.epoch >= self._trial["training"]["epochs"],
         }
 
-    def _next_event(self, assignment: TrialAssignment) -> Report | TrialOutcome:
-        """Return the event after the newest epoch; after a weight transfer, the donor's last report is skipped."""
-        event: Report | TrialOutcome
-        if self._skips_donor:
-            self._skips_donor = False
-            event = ray.get(self._hub.next_event.remote(assignment, self._lane, 0))
-            if isinstance(event, TrialOutcome) or event.epoch >= self._trial["training"]["epochs"]:
-                return event
-            self._epoch, self._lane = event.epoch, event.lane
-        event = ray.get(self._hub.next_event.remote(assignment, self._lane, self._epoch))
-        return event
-
     def _apply_transfer(self, folder: Path) -> bool:
         """Carry out the weight transfer in the trial's folder, if there is one; False when the sweep ends meanwhile.
 
         While a trial waits for others, its lane is free for them; with a donor, it resumes from the donor's weights on
-        the next lane that it leases.
+        the next lane that it leases. The donor's epoch counts as received, so that its report, which the lane repeats,
+        is not taken for one of the trial.
+
+        Raises:
+            CheckpointError: The donor's checkpoints are missing.
         """
         while (note := WeightTransfer.read(folder)) is not None:
-            forced = note.donor is not None
-            if self._lane is not None and ray.get(self._hub.yield_lane.remote(self.trial_id, forced=forced)):
+            forced = note.donor is not None and not note.waits
+            # The actor before this one may have died on a lane, where the trial would continue from its own weights.
+            asks = forced or self._lane is not None
+            if asks and ray.get(self._hub.yield_lane.remote(self.trial_id, forced=forced)) and self._lane is not None:
                 self._held_s += time.monotonic() - self._leased
                 self._lane = None
             if not note.waits:
                 note.apply(folder)
-                self._skips_donor = forced
+                self._epoch = self._epoch if note.epoch is None else note.epoch
             elif ray.get(self._hub.is_ending.remote()):
                 return False
             else:
