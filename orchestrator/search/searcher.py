@@ -21,7 +21,7 @@ from orchestrator.search.proposals.enqueued_trials import enqueue_request, param
 from orchestrator.search.proposals.rejections import RejectionStreak, reject
 from orchestrator.search.proposals.trial_filter import Rejection, TrialFilter
 from orchestrator.search.racing import SeedRace, Step, repeat_of, repeated_config
-from orchestrator.search.samplers.samplers import SweepSampler
+from orchestrator.search.samplers.samplers import SweepSampler, has_tried_all
 from orchestrator.search.steering.present_space import (
     PresentSpace,
     known_choices,
@@ -263,10 +263,9 @@ class StudySearcher:
             with self.lock:
                 if self.closed or self._is_exhausted():  # the sweep may be ended meanwhile
                     return FINISHED
-                if self.begun >= self._plan.trials:
+                if self.begun >= self._plan.trials or not self._race.fix_arm():
                     # More may be wanted while some are running; further seeds do not wait for that.
                     return None if self._open and self._plan.seeds == 1 else self._end_search(trial_id)
-                self._race.fix_arm()
                 if (found := self._start(trial_id, self._study.ask(), streak)) is not None:
                     return found
         raise streak.exhausted()
@@ -312,10 +311,7 @@ class StudySearcher:
 
     def _is_exhausted(self) -> bool:
         """Return whether a grid has no point left and no trial waits to resume."""
-        sampler = self._study.sampler
-        if not isinstance(sampler, SweepSampler) or not sampler.is_exhausted(self._study):
-            return False
-        return not self._study.get_trials(deepcopy=False, states=[TrialState.WAITING])
+        return has_tried_all(self._study) and not self._study.get_trials(deepcopy=False, states=[TrialState.WAITING])
 
     def release(self, trial_id: str) -> None:
         """Note that a lane is free; `SweepCallback` calls `study.tell`, with the reason."""
