@@ -376,21 +376,3 @@ SESSION_STARTS = (SweepStarted, SweepResumed)
 
 EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
 """Parser of events from JSON."""
-
-_LEFT_OUT_WHERE_NONE = frozenset(
-    {"identity", "held_s", "lane", "nodes", "failures", "cost", "best", "repeats", "replicate"}
-)
-
-
-def content_of(event: Event) -> dict[str, Any]:
-    """Return an event as plain data, without values that are unknown.
-
-    Args:
-        event: Event to convert.
-    """
-    content = {
-        name: value for name, value in vars(event).items() if value is not None or name not in _LEFT_OUT_WHERE_NONE
-    }
-    if content.get("format") == 0:
-        del content["format"]
-    return content
