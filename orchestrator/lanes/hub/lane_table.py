@@ -105,7 +105,7 @@ class LaneTable:
 
     def wait(self, lane: Lane, rank: int, left: TrialAssignment | None, last_report: Report | None) -> None:
         """Record that a rank waits for an assignment, and the last report of a trial that it has completed."""
-        if left is not None and last_report is not None and self.recover_assignment(lane, left):
+        if left is not None and last_report is not None and self.recover_assignment(lane, rank, left):
             lane.reports[rank] = last_report
         lane.wait(rank, None if left is None else left.trial_id)
         if lane.all_wait and lane.released:
@@ -153,7 +153,12 @@ class LaneTable:
         lane = self.lanes.get(rank_id.lane)
         return lane is None or rank_id.generation < lane.generation
 
-    def recover_assignment(self, lane: Lane, assignment: TrialAssignment) -> bool:
+    def note_started(self, lane: Lane, rank: int) -> None:
+        """Note that a rank of a lane has started: it asks for an assignment, or has one."""
+        if lane.note_started(rank):
+            self.touch(lane)
+
+    def recover_assignment(self, lane: Lane, rank: int, assignment: TrialAssignment) -> bool:
         """Return whether a lane serves a trial; a restarted hub recovers the assignment from the call of a rank."""
         if (
             lane.assignment is None
@@ -161,6 +166,7 @@ class LaneTable:
             and self.serving(assignment.trial_id) is None
         ):
             self.assign(lane, assignment, claimed=False)
+        self.note_started(lane, rank)
             lane.begun = True
         return lane.serves(assignment)
 

@@ -216,7 +216,8 @@ class LanePool:
         """Run one lane until the sweep closes, and restart it when it ends before; body of the thread `lane-<index>`.
 
         A lane that waits for resources waits without a timeout. A lane whose workers cannot start is retired after
-        `_MAX_FAILED_STARTS` starts in a row in which no rank has joined.
+        `_MAX_FAILED_STARTS` starts in a row after which it was never ready: a rank may join and then fail, as where its
+        node lacks the dataset.
         """
         from orchestrator.lanes.pool.lane_trainer import LanePlacement, run_lane
         from orchestrator.runtime.ray_private.train_driver import is_startup_timeout
@@ -235,8 +236,8 @@ class LanePool:
             self._report_loss(index, error)
             if error is None:
                 continue  # it ended because a node of it is being preempted
-            newest = ray.get(self.hub.generation.remote(index))
-            failed_starts, generation = (failed_starts + 1 if newest == generation else 1), newest
+            newest = ray.get(self.hub.ready_generation.remote(index))
+            failed_starts, generation = (failed_starts + 1 if newest == generation else 0), newest
             failed_starts = 0 if is_startup_timeout(error) else failed_starts
             logger.warning("Lane %d ended and is started again: %s", index, root_cause(error))
             if failed_starts >= _MAX_FAILED_STARTS:
