@@ -219,6 +219,7 @@ class LaneHub:
             lane: Index of the lane that the caller has leased.
             after: Newest epoch that the caller has received; 0 before the first.
         """
+        self._table.held_times.recover(assignment.trial_id, assignment.held_s)
         await self._recover_lane(assignment, lane)
         serving = self._table.serving(assignment.trial_id)
         if self._winding_down and (serving is None or serving.acknowledged < max(after, 1)):
@@ -361,10 +362,10 @@ class LaneHub:
         self._wake_ups.wake_all()
 
     async def hub_state(self) -> HubState:
-        """Return which lanes have a worker group, and the progress of running epochs."""
+        """Return which lanes have a worker group, which trials hold one, and the progress of running epochs."""
         lanes = self._table.lanes
         alive = frozenset(index for index, lane in lanes.items() if lane.alive)
-        return HubState(alive, progress_by_trial(lanes.values()))
+        return HubState(alive, progress_by_trial(lanes.values()), self._table.held_lanes())
 
     async def ready_generation(self, lane: int) -> int:
         """Return the newest generation of a lane of which every rank has started; -1 before the first."""

@@ -68,6 +68,11 @@ class Lane:
         return self.generation >= 0 and not self.broken and not self.down
 
     @property
+    def is_held(self) -> bool:
+        """True when a trial holds the lane, and its group is there and has started; also in a lease just recovered."""
+        return self.assignment is not None and not self.down and self.ready_generation == self.generation
+
+    @property
     def all_wait(self) -> bool:
         """True when no rank is inside a trial."""
         return 0 < self.world_size == len(self.waiting)
@@ -114,11 +119,6 @@ class Lane:
         """Return the ranks that have left a trial, including those that were answered before a restart of the hub."""
         return {*self.outcomes, *(rank for rank, left in self.waiting.items() if left == assignment.trial_id)}
 
-    def wait(self, rank: int, left: str | None) -> None:
-        """Record that a rank waits for an assignment."""
-        self.waiting[rank] = left
-        if self.all_wait:
-            self.waiting = dict.fromkeys(self.waiting)  # no rank is inside a trial: the next assignment is for all
     def note_started(self, rank: int) -> bool:
         """Note that a rank asks for an assignment, or has one; return whether the whole group has started thereby."""
         self.asked.add(rank)
@@ -127,9 +127,14 @@ class Lane:
             self.ready_generation = self.generation
         return has_started
 
+    def wait(self, rank: int, left: str | None) -> None:
+        """Record that a rank waits for an assignment."""
+        self.note_started(rank)
+        self.waiting[rank] = left
+        if self.all_wait:
+            self.waiting = dict.fromkeys(self.waiting)  # no rank is inside a trial: the next assignment is for all
 
     def assign(self, assignment: TrialAssignment, *, claimed: bool, acknowledged: int = 0) -> None:
-        self.note_started(rank)
         """Lease the lane to a trial."""
         self.assignment, self.claimed, self.acknowledged = assignment, claimed, acknowledged
         self.released = self.begun = False
