@@ -68,8 +68,7 @@ class TrialClient(Trainable):
         self._lane: int | None = None
         self._epoch: int = new_config[EPOCHS_DONE]
         self._failures: int = new_config[FAILURES]
-        self._leased = time.monotonic()
-        self._held_s = 0.0  # on lanes it has left
+        self._held_s = 0.0  # as the hub has counted it
         return True
 
     def step(self) -> dict[str, Any]:
@@ -79,22 +78,23 @@ class TrialClient(Trainable):
             return self._ended(Outcome.INTERRUPTED)
         if self._lane is None:
             self._trial = changed_config(folder) or self._trial
-        assignment = TrialAssignment(self.trial_id, self._trial, str(folder), failures=self._failures)
+        assignment = TrialAssignment(
+            self.trial_id, self._trial, str(folder), failures=self._failures, held_s=self._held_s
+        )
         if self._lane is None:
             self._lane = ray.get(self._hub.lease.remote(assignment))
-            self._leased = time.monotonic()
         if self._lane is None:
             return self._ended(Outcome.INTERRUPTED)
         event: Report | TrialOutcome = ray.get(self._hub.next_event.remote(assignment, self._lane, self._epoch))
         if isinstance(event, TrialOutcome):
             return self._ended(event.kind)
-        self._epoch, self._lane = event.epoch, event.lane
+        self._epoch, self._lane, self._held_s = event.epoch, event.lane, event.held_s
         return {
             **{name: value for name, value in event.metrics.items() if name == self._metric},
             REPORTED: tuple(event.metrics.items()),  # of a dict, Tune would keep statistics of every number
             EPOCH: event.epoch,
             FAILURES: event.failures,
-            HELD: self._held_s + time.monotonic() - self._leased,
+            HELD: event.held_s,
             LANE: event.lane,
             NODES: event.nodes,
             "done": event.epoch >= self._trial["training"]["epochs"],
@@ -114,8 +114,7 @@ class TrialClient(Trainable):
             forced = note.donor is not None and not note.waits
             # The actor before this one may have died on a lane, where the trial would continue from its own weights.
             asks = forced or self._lane is not None
-            if asks and ray.get(self._hub.yield_lane.remote(self.trial_id, forced=forced)) and self._lane is not None:
-                self._held_s += time.monotonic() - self._leased
+            if asks and ray.get(self._hub.yield_lane.remote(self.trial_id, forced=forced)):
                 self._lane = None
             if not note.waits:
                 note.apply(folder)

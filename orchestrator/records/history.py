@@ -22,6 +22,7 @@ from orchestrator.records.events import (
     TrialChanged,
     TrialEnded,
     TrialEnqueued,
+    TrialLaneChanged,
     TrialPaused,
     TrialProgressed,
     TrialRejected,
@@ -118,6 +119,7 @@ class History:
             case (
                 TrialResumed()
                 | TrialChanged()
+                | TrialLaneChanged()
                 | TrialReported()
                 | TrialProgressed()
                 | TrialPaused()

@@ -32,6 +32,7 @@ from orchestrator.records.events import (
     TrialChanged,
     TrialEnded,
     TrialEnqueued,
+    TrialLaneChanged,
     TrialPaused,
     TrialProgressed,
     TrialRejected,
@@ -158,6 +159,7 @@ class Ledger(LedgerQueries):
                 workers=workers,
                 cpus_per_trial=workers * cpus_per_worker,
                 gpus_per_trial=workers * gpus_per_worker,
+                waits=True,
             )
         )
 
@@ -176,6 +178,20 @@ class Ledger(LedgerQueries):
         """
         self._record(TrialChanged(time=time.time(), trial=number, donor=donor, epoch=epoch, config=config))
 
+    def lanes_held(self, asked_s: float, lanes: Mapping[str, int]) -> None:
+        """Record the running trials that hold a lane since, or wait for another one.
+
+        Args:
+            asked_s: Unix time at which the hub was asked for them.
+            lanes: Lane of each trial that holds one, by Tune's id of the trial.
+        """
+        with self._lock:
+            for trial in self.running():
+                lane, since_s = lanes.get(trial.tune_id), self._history.costs.holds_since(trial.number)
+                is_lost = lane is None and since_s is not None and since_s < asked_s  # else its report is newer
+                if is_lost or (lane is not None and since_s is None):
+                    self._record(TrialLaneChanged(time=time.time(), trial=trial.number, lane=lane))
+
     def trial_reported(
         self,
         number: int,
@@ -193,7 +209,7 @@ class Ledger(LedgerQueries):
             number: Number of the trial.
             epoch: Epoch, from 1.
             metrics: Values of the epoch, by metric.
-            held_s: Seconds the trial has held its lane, if known.
+            held_s: Seconds the trial has held a lane since it began or resumed, if known.
             lane: Index of the lane, if known.
             nodes: Name and address of the node of every rank, in order; recorded when they have changed.
             failures: Number of failures of the trial so far; likewise.

@@ -290,6 +290,7 @@ class SweepSession:
             signals=self._signals,
             say=progress.say,
             polls=(
+                lambda: self._ledger.lanes_held(lanes.held.asked_s, lanes.held.lanes),
                 progress.update,
                 records.poll,
                 steering.poll,

@@ -15,7 +15,7 @@ import ray
 from orchestrator.lanes import trial_client as client_module
 from orchestrator.lanes.messages import Outcome, Report, TrialAssignment, TrialOutcome
 from orchestrator.lanes.trial_client import TrialClient
-from orchestrator.lanes.tune_keys import ENDED, EPOCH, EPOCHS_DONE, FAILURES, TRIAL
+from orchestrator.lanes.tune_keys import ENDED, EPOCH, EPOCHS_DONE, FAILURES, HELD, TRIAL
 from orchestrator.lanes.weight_transfer import WeightTransfer, take_checkpoints
 
 
@@ -108,6 +108,16 @@ def test_a_transfer_is_carried_out_once_it_is_recorded(tmp_path: Path, monkeypat
     assert trial.step()[ENDED] == "interrupted"
     assert hub.calls[2:] == [("yield_lane", "t7", False), ("is_ending",)]
     assert not (folder / "last.pt").exists()
+
+
+def test_the_time_on_lanes_is_that_of_the_hub_which_a_restarted_one_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial, hub = client(tmp_path, monkeypatch, [1, replace(report(1), held_s=60.0), replace(report(2), held_s=90.0)])
+    assert trial.step()[HELD] == 60.0
+    assert trial.step()[HELD] == 90.0
+    assert hub.assignment is not None
+    assert hub.assignment.held_s == 60.0
 
 
 def test_a_trial_keeps_a_lane_for_which_no_other_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
