@@ -130,6 +130,13 @@ class Allocator(ABC):
             number: Number of the trial.
         """
 
+    def resume_by_hand(self, number: int) -> None:  # noqa: B027 - most rules have nothing to note
+        """Note that the user resumes a paused trial; comes before `start` where the rule has paused it as well.
+
+        Args:
+            number: Number of the trial.
+        """
+
     @abstractmethod
     def next_trial(self, proposed: int) -> Resume | Propose | None:
         """Return what a free lane trains next; None where it is to wait for running trials, or nothing is left.

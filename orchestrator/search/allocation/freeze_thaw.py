@@ -69,6 +69,7 @@ class FreezeThaw(Allocator):
         self._horizons = _horizons(setting.max_epochs)
         self._rungs = [*rung_epochs(setting), setting.max_epochs]
         self._until: dict[int, int] = {}  # epoch before which a trial does not pause, by row
+        self._by_hand: set[int] = set()  # rows that the user has resumed, until they pause again
         self._best = -math.inf  # feasible or not
         self._used = 0
         self._reports = 0
@@ -106,7 +107,7 @@ class FreezeThaw(Allocator):
         if epoch >= self.setting.max_epochs:
             return True
         if self._used >= self.budget:
-            return self._has_own_budget and row == self._leader()
+            return self._has_own_budget and (row in self._by_hand or row == self._leader())
         until = 0 if self._curves.ruled_out[row] else self._until.get(row, 0)
         if is_repeated or epoch < max(self.setting.grace_epochs, until):
             return True
@@ -114,11 +115,17 @@ class FreezeThaw(Allocator):
 
     def pause(self, number: int, resume_epoch: int) -> None:
         """See `Allocator.pause`."""
-        self._curves.set_paused(self._curves.row(number), resume_epoch)
+        row = self._curves.row(number)
+        self._by_hand.discard(row)
+        self._curves.set_paused(row, resume_epoch)
 
     def end(self, number: int) -> None:
         """See `Allocator.end`."""
         self._curves.set_ended(self._curves.row(number))
+
+    def resume_by_hand(self, number: int) -> None:
+        """See `Allocator.resume_by_hand`; beyond the epochs that the rule allows itself, it trains to its end."""
+        self._by_hand.add(self._curves.row(number))
 
     def next_trial(self, proposed: int) -> Resume | Propose | None:
         """See `Allocator.next_trial`."""

@@ -84,6 +84,7 @@ class Allocation:
             if number in self._paused:
                 self._paused.discard(number)
                 self._allocator.start(number, self._ledger.trial(number).params)
+                self._held[number] = self._epochs[number]
             self._held.setdefault(number, None)
 
     def let_go(self, number: int) -> None:
@@ -92,6 +93,8 @@ class Allocation:
             epoch = self._held.pop(number, None)
             if epoch is not None and number in self._pausing:
                 self.pause(number, epoch)
+            if (epoch is not None or number in self._paused) and not self._is_repeat(number):
+                self._allocator.resume_by_hand(number)
 
     @property
     def holds_any(self) -> bool:
