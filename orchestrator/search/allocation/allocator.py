@@ -108,7 +108,7 @@ class Allocator(ABC):
             number: Number of the trial.
             epoch: Epoch, from 1. An epoch that a resumed trial repeats is reported again.
             scores: Objectives of the epoch.
-            seconds: Duration of the epoch in seconds.
+            seconds: Duration in seconds of the epochs since the newest one reported before, without repeated ones.
             feasibility: Whether the trial meets the constraints.
         """
 

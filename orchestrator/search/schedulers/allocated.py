@@ -64,6 +64,7 @@ class Allocation:
         self._best: dict[int, tuple[float, Feasibility]] = {}  # first objective and feasibility of the best epoch
         self._epochs: dict[int, int] = {}  # newest reported epoch by trial
         self._held_s: dict[int, float] = {}  # by trial, at its newest report since it was started or resumed
+        self._resume_epochs: dict[int, int] = {}  # of paused trials, until their first report after that
         self._paused: set[int] = set()
         self._pausing: set[int] = set()
         self._held: dict[int, int | None] = {}  # paused by the user: epoch to resume from, None while they still train
@@ -153,6 +154,10 @@ class Allocation:
         with self._lock:
             if epoch > self._epochs[number]:
                 seconds = 0.0 if held_s is None else max(0.0, held_s - self._held_s.get(number, 0.0))
+                before = self._epochs[number]
+                trained = epoch - self._resume_epochs.pop(number, before)
+                if trained > epoch - before:  # epochs that are repeated after a lost checkpoint are not reported
+                    seconds *= (epoch - before) / trained
                 self._epochs[number] = epoch
                 if held_s is not None:
                     self._held_s[number] = held_s
@@ -170,6 +175,7 @@ class Allocation:
     def pause(self, number: int, resume_epoch: int) -> None:
         """Note the pause of a trial, or that the checkpoint of a paused one was removed."""
         with self._lock:
+            self._resume_epochs[number] = resume_epoch
             if number in self._held:
                 self._held[number] = resume_epoch
                 return
@@ -186,6 +192,7 @@ class Allocation:
             self._pausing.discard(number)
             self._paused.discard(number)
             self._best.pop(number, None)
+            self._resume_epochs.pop(number, None)
             self._allocator.end(number)
 
     def _is_repeat(self, number: int) -> bool:
