@@ -85,6 +85,17 @@ class Session:
         self.study.tell(asked, values=values, state=state)
         self.searcher.release(tune_id)
 
+    def pause(self, tune_id: str) -> None:
+        """Report an epoch of a trial and pause it."""
+        number = self.searcher.asked.pop(tune_id).number
+        assert self.allocation is not None
+        metrics = {"val/top1": score(number, 0)}
+        self.ledger.trial_reported(number, 1, metrics)
+        self.allocation.report(number, 1, metrics, 1.0)
+        self.ledger.trial_paused(number, 1)
+        self.allocation.pause(number, 1)
+        self.searcher.release(tune_id)
+
     def run(self, most: int = 100) -> list[tuple[int, int]]:
         """Train one trial after another; return configuration and index of the seed of each."""
         trained = []
@@ -219,6 +230,22 @@ def test_trial_schedulers_do_not_count_repeats(tmp_path: Path, scheduler: str) -
         for lane in range(6):
             session.train(f"{lane}")
         assert session.run() == [(2, 1), (4, 1), (5, 1), (1, 1), (4, 2), (2, 2)]
+
+
+def test_a_trial_paused_by_the_user_leaves_the_race_its_lanes(tmp_path: Path) -> None:
+    """To the allocation rule it runs all the time, and further seeds are none of its trials."""
+    settings = {**SETTINGS, "training": {"epochs": 3, "warmup_epochs": 0}, "trial_scheduler": {"name": "asha"}}
+    with journal_of(tmp_path) as journal:
+        session = Session(search_plan(settings), optuna.storages.InMemoryStorage(), journal)
+        assert session.allocation is not None
+        assert [session.suggest(f"{lane}") for lane in range(6)] == [0, 1, 2, 3, 4, 5]
+        session.searcher.hold(0)
+        session.ledger.trial_steered("", 0, "pause")
+        for lane in range(1, 6):
+            assert session.suggest("wait") is None  # first seeds still run
+            session.train(f"{lane}")
+        session.pause("0")
+        assert [session.suggest(f"p{lane}") for lane in range(5)] == [6, 7, 8, 9, None]
 
 
 def test_a_tournament_gives_its_arms_the_same(tmp_path: Path) -> None:
