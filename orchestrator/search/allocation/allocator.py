@@ -18,7 +18,7 @@ Scores = Sequence[float]
 
 
 class Feasibility(IntEnum):
-    """Whether a trial meets the constraints of its sweep, by its best epoch so far; smaller is better."""
+    """Standing of a trial towards the constraints of its sweep, by its best epoch so far; smaller is better."""
 
     FEASIBLE = 0
     INFEASIBLE = 1  # further epochs may change that

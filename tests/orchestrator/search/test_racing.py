@@ -233,7 +233,7 @@ def test_trial_schedulers_do_not_count_repeats(tmp_path: Path, scheduler: str) -
 
 
 def test_a_trial_paused_by_the_user_leaves_the_race_its_lanes(tmp_path: Path) -> None:
-    """To the allocation rule it runs all the time, and further seeds are none of its trials."""
+    """Begin all that are due: to the allocation rule the trial runs all the time, and it knows no further seeds."""
     settings = {**SETTINGS, "training": {"epochs": 3, "warmup_epochs": 0}, "trial_scheduler": {"name": "asha"}}
     with journal_of(tmp_path) as journal:
         session = Session(search_plan(settings), optuna.storages.InMemoryStorage(), journal)

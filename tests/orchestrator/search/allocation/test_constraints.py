@@ -145,7 +145,7 @@ def test_where_no_trial_is_feasible_the_best_one_is_trained_to_its_end(tmp_path:
 
 
 def test_the_one_feasible_trial_gets_the_epochs_before_the_others(tmp_path: Path) -> None:
-    """The other lane ends the epoch it is in, and then waits: the epochs of all trials together are limited."""
+    """Let the other lane end the epoch it is in, and then wait: the epochs of all trials together are limited."""
 
     def alone(number: int, epoch: int) -> dict[str, float]:
         return {**by_size(number, epoch), "params": 1e6 if number == 11 else 3e6}
