@@ -50,7 +50,7 @@ class SeedRace:
         self._study = study
         self._plan = plan
         self._ledger = ledger
-        self._known: tuple[int, RaceState] | None = None
+        self._known: tuple[tuple[int, ...], RaceState] | None = None
         self._small: dict[Any, list[dict[str, Any]]] | None = None  # configurations of small arms
 
     def fix_arm(self) -> bool:
@@ -107,8 +107,9 @@ class SeedRace:
         return self._study.get_trials(deepcopy=False, states=[TrialState.WAITING])
 
     def _race(self, records: list[TrialRecord]) -> RaceState:
-        """Return the state of the race; it changes only when a trial has begun or ended."""
-        key = len(records) + self._ledger.count_ended()
+        """Return the state of the race; it changes only as trials begin or end, and further seeds pause."""
+        paused = (record.number for record in records if record.is_repeat and record.status is TrialStatus.PAUSED)
+        key = (len(records), self._ledger.count_ended(), *paused)
         if self._known is None or self._known[0] != key:
             self._known = key, race_state(self._plan, records)
         return self._known[1]

@@ -97,8 +97,7 @@ def test_a_further_seed_paused_by_the_user_is_trained_in_a_later_session(
         session.epoch()
     number = next(record.number for record in session.ledger.running() if record.is_repeat)
     session.request(kind="pause", trial=number)
-    while session.running:
-        session.epoch()
+    session.run()
     assert session.status(number) is TrialStatus.PAUSED
     assert race_state(session.plan, session.ledger.trials()).is_over
     assert connects(session, tmp_path, monkeypatch)
