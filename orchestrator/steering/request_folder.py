@@ -98,7 +98,7 @@ class RequestFolder:
 
         The file is removed before it is yielded: a request is carried out once at most.
         """
-        for number, path in self._waiting():
+        for number, path in self._waiting()[:_MOST_AT_ONCE]:
             found: bytes | SteeringError
             try:
                 found = self._content(path)
@@ -118,7 +118,10 @@ class RequestFolder:
             partial.write_text(answer.model_dump_json(), encoding="utf-8")
 
     def clear(self) -> None:
-        """Remove requests of an earlier session, which its end has made void, and answers that nobody has fetched."""
+        """Remove requests of an earlier session, which its end has made void, and answers that nobody has fetched.
+
+        The driver calls this as soon as it holds the lock, since the next request may be for its own session.
+        """
         for _, path in self._waiting():
             with contextlib.suppress(OSError):
                 path.unlink()
@@ -135,7 +138,7 @@ class RequestFolder:
             if named := _REQUEST.fullmatch(entry.name):
                 with contextlib.suppress(OSError):
                     found.append((entry.stat(follow_symlinks=False).st_mtime_ns, named[1], Path(entry.path)))
-        return [(number, path) for _, number, path in sorted(found)[:_MOST_AT_ONCE]]
+        return [(number, path) for _, number, path in sorted(found)]
 
     def _entries(self) -> list[os.DirEntry[str]]:
         if self.path.is_symlink():

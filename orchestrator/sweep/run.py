@@ -37,6 +37,7 @@ from orchestrator.results.sweep_result import SweepResult
 from orchestrator.search.proposals.enqueued_trials import refuse_unknown_sweeps
 from orchestrator.search.samplers.choice import SamplerChoice, chosen_sampler
 from orchestrator.search.storage import open_storage, refuse_damaged_study
+from orchestrator.steering.request_folder import RequestFolder
 from orchestrator.sweep.compatibility import (
     chosen_before,
     identity,
@@ -97,7 +98,7 @@ def run_sweep(
     config, plans, folder = _prepared(config, console, resume=resume, edited=sweep_file is not None)
     dataset = locate_dataset(config.dataset.name, config.dataset.uri, plans.paths.datasets)
     _refuse_damaged_databases(plans)
-    with folder.driven(new=not resume), SignalWatch() as signals, Journal(folder.journal) as journal:
+    with _driven(folder, new=not resume), SignalWatch() as signals, Journal(folder.journal) as journal:
         ledger = Ledger(journal)
         notifications = _notifications(plans, ledger, console)
         found = find_initial_weights(plans, folder=folder.path if resume else None, recorded=ledger.identity)
@@ -230,6 +231,14 @@ def _new_folder(plans: SweepPlans) -> SweepFolder:
         plans.paths.runs_dir.mkdir(parents=True, exist_ok=True)
         refuse_unknown_sweeps(plans.search.warm_start, open_storage(plans.paths.study_uri))
     return new_folder(plans.paths.runs_dir, plans.name)
+
+
+@contextlib.contextmanager
+def _driven(folder: SweepFolder, *, new: bool) -> Iterator[None]:
+    """Hold the lock of the driver; requests that come from here on are for this session, which answers them."""
+    with folder.driven(new=new):
+        RequestFolder(folder).clear()
+        yield
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from orchestrator.errors import JournalError, TrackingError
 from orchestrator.files.atomic_files import atomic_file
@@ -29,13 +30,18 @@ _POLL_S = 1.0
 _RETRY_S = 2.0
 _LONGEST_WAIT_S = 5.0
 _WAITING_POLL_S = 0.1
+_LAST_REQUEST_S = 5.0
 _REPORT = b'"trial_reported"'
+_SENDERS: WeakValueDictionary[Path, threading.Thread] = WeakValueDictionary()
+"""Newest sender of each journal in this process, which the next one waits for."""
 
 
 class JournalFollower(ABC):
     """Sender of a journal, on the thread "mlflow-writer".
 
-    The driver's main thread calls `start` and `drain`; the methods of subclasses run on the sender's thread.
+    The driver's main thread calls `start` and `drain`; the methods of subclasses run on the sender's thread. A sender
+    waits until an earlier one of the same journal in this process has ended: each knows only the runs it has looked up
+    itself, so that two at once would create runs twice.
 
     Args:
         journal: Path of the journal.
@@ -57,8 +63,9 @@ class JournalFollower(ABC):
         self._stored_snapshot: Mapping[str, Any] | None = None
         self._done_bytes = 0
         self._stop = threading.Event()
-        self._abandoned = threading.Event()
+        self._abandoned = threading.Event()  # nothing more may be sent: the folder may be another driver's
         self._first_byte: int | None = None
+        self._predecessor: threading.Thread | None = None
         self._thread = threading.Thread(target=self._run, name="mlflow-writer", daemon=True)
         self.failure: Exception | None = None
         self.fault: str | None = None
@@ -76,10 +83,15 @@ class JournalFollower(ABC):
         """
         if after_report:
             self._first_byte = self._journal.stat().st_size
+        journal = self._journal.resolve()
+        self._predecessor = _SENDERS.get(journal)
+        _SENDERS[journal] = self._thread
         self._thread.start()
 
     def drain(self, timeout_s: float) -> None:
-        """Wait until every event has arrived, and end the thread; blocks for at most `timeout_s`.
+        """Wait until every event has arrived, and end the thread; blocks for at most `timeout_s` and some seconds.
+
+        At the timeout the thread ends after the request under way, for which the seconds are; it sends nothing later.
 
         Args:
             timeout_s: Timeout in seconds.
@@ -91,6 +103,7 @@ class JournalFollower(ABC):
         self._stop.set()
         self._thread.join(timeout_s)
         self._abandoned.set()
+        self._thread.join(_LAST_REQUEST_S)
         try:
             left = sum(1 for _ in read_events(self._journal, self._done_bytes))
         except JournalError as error:
@@ -131,15 +144,25 @@ class JournalFollower(ABC):
 
     @abstractmethod
     def _send(self, events: Sequence[Event]) -> None:
-        """Send a batch; after any error all of it is sent again."""
+        """Send a batch; after any error all of it is sent again. Stops between two requests once it is abandoned."""
 
     def _run(self) -> None:
+        self._wait_for_predecessor()
         if self._first_byte is not None:
             try:
                 self._wait_for_report(self._first_byte)
             except OSError as error:  # where it lasts, `_follow` meets it as well, and tries again
                 logger.debug("The journal cannot be read before the first report: %s", error)
         self._follow()
+
+    def _wait_for_predecessor(self) -> None:
+        """Wait for an earlier sender's last request, also when abandoned: the next sender waits for this one alone."""
+        if self._predecessor is None or not self._predecessor.is_alive():
+            return
+        self.failure = TrackingError("a request of the session before is still under way")
+        self._predecessor.join()
+        self.failure = None
+        self._read_bookmark()
 
     def _wait_for_report(self, offset: int) -> None:
         """Wait until the journal holds a report after an offset, until `drain`, or for some seconds."""
@@ -152,7 +175,7 @@ class JournalFollower(ABC):
 
     def _follow(self) -> None:
         connected, at_once = False, _EVENTS_PER_BATCH
-        while True:
+        while not self._abandoned.is_set():
             stopping = self._stop.is_set()
             try:
                 if not connected:
@@ -160,8 +183,12 @@ class JournalFollower(ABC):
                     if self._stored_snapshot is not None and not self._restore(self._stored_snapshot):
                         self._done_bytes = 0
                     connected = True
-                while batch := list(islice(read_events(self._journal, self._done_bytes), at_once)):
+                while batch := self._next_batch(at_once):
                     self._send([event for event, _ in batch])
+                    if (
+                        self._abandoned.is_set()
+                    ):  # events of the batch may be left, and the bookmark may be another driver's
+                        return
                     self.events_sent += len(batch)
                     self._done_bytes = batch[-1][1]
                     self._write_bookmark()
@@ -178,6 +205,10 @@ class JournalFollower(ABC):
             if stopping:
                 return
             self._stop.wait(_POLL_S)
+
+    def _next_batch(self, most: int) -> list[tuple[Event, int]]:
+        """Return the next events with the offsets after them; none once the sender is abandoned."""
+        return [] if self._abandoned.is_set() else list(islice(read_events(self._journal, self._done_bytes), most))
 
     def _record_failure(self, error: Exception) -> None:
         """Record a failure for `drain`, and log it once: it may last for as long as the sweep."""

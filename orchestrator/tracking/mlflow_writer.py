@@ -81,11 +81,16 @@ class MlflowWriter(JournalFollower):
         return self._connected().snapshot()
 
     def _send(self, events: Sequence[Event]) -> None:
-        """Send events in order; reports and progress are collected up to the end or the pause of their trial."""
+        """Send events in order; reports and progress are collected up to the end or the pause of their trial.
+
+        Returns early once the sender is abandoned.
+        """
         recorder = self._connected()
         reports: dict[int, list[TrialReported | TrialProgressed]] = {}
         try:
             for event in events:
+                if self._abandoned.is_set():
+                    return
                 if isinstance(event, TrialReported | TrialProgressed):
                     reports.setdefault(event.trial, []).append(event)
                     continue
@@ -93,6 +98,8 @@ class MlflowWriter(JournalFollower):
                     self._send_reports(recorder, reports.pop(event.trial, []))
                 self._send_or_refuse(recorder, event)
             for waiting in reports.values():
+                if self._abandoned.is_set():
+                    return
                 self._send_reports(recorder, waiting)
         except Exception:
             recorder.invalidate_known_runs()

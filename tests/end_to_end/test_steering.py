@@ -11,6 +11,7 @@ import pytest
 
 from orchestrator import load_sweep, resume_sweep, run_sweep
 from orchestrator.notify import notifications
+from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.history import read_history
 from orchestrator.records.ledger import TrialStatus
 from orchestrator.steering.client import (
@@ -21,7 +22,8 @@ from orchestrator.steering.client import (
     resume_trial,
     stop_trial,
 )
-from orchestrator.steering.requests import SteeringError
+from orchestrator.steering.request_folder import RequestFolder
+from orchestrator.steering.requests import ChangeSettings, SteeringError
 from tests.orchestrator.notify.test_webhook import receiver
 from tests.support.sweeps.local_ray import local_ray
 from tests.support.waiting import wait_for
@@ -112,17 +114,22 @@ def test_a_running_sweep_is_steered_and_resumed_as_steered(tmp_path: Path, monke
     assert drawn.params["optimizer"] in ("adamw", "momentum")
     assert drawn.status is TrialStatus.INTERRUPTED
 
-    second = threading.Thread(target=stop_all, args=(folder,), daemon=True)
+    RequestFolder(SweepFolder(folder)).send(ChangeSettings(assignments=("trials=9",)))  # of the session that has ended
+    second = threading.Thread(target=stop_all, args=(folder, answers), daemon=True)
     second.start()
     resumed = resume_sweep("steered", runs_dir=str(tmp_path))
+    second.join()
+    assert answers[-1] == "budget.wall_clock is 7200"
     assert [record.status for record in resumed.records] == [TrialStatus.PRUNED] * 3
     assert resumed.records[0].epochs == paused.epochs
     assert resumed.records[2].epochs > drawn.epochs
 
 
-def stop_all(folder: Path) -> None:
-    """Stop the paused trial, and the other one as soon as it has trained another epoch."""
+def stop_all(folder: Path, answers: list[str]) -> None:
+    """Change a setting while the session starts, and stop the paused trial, and the other one after another epoch."""
     journal = folder / "journal.jsonl"
+    wait_for(lambda: SweepFolder(folder).is_driven)
+    answers.append(change_settings(folder, ["budget.wall_clock=2h"]))
     before = read_history(journal).trials[2].epochs
     wait_for(lambda: read_history(journal).trials[2].epochs > before)
     assert stop_trial(folder, 0).startswith("trial 0 is stopped after")

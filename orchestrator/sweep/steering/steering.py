@@ -39,7 +39,8 @@ _SOURCE = "enqueue"
 class Steering:
     """Requests to one session of a sweep; its methods are called in the driver's main thread.
 
-    Nothing here waits for training: what concerns a running trial takes effect at its next report.
+    Nothing here waits for training: what concerns a running trial takes effect at its next report. The first poll also
+    answers the requests that have come since the driver took the lock.
 
     Args:
         config: Configuration of the sweep.
@@ -76,7 +77,6 @@ class Steering:
         self._changed = changed
         self._say = say
         self._requests = RequestFolder(folder)
-        self._requests.clear()
 
     def poll(self) -> None:
         """Carry out the requests that have come since the last call, and answer them."""

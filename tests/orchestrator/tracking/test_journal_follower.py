@@ -1,4 +1,4 @@
-"""When the sender of a journal connects."""
+"""When the sender of a journal connects, and what an abandoned one still does."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
+from orchestrator.errors import TrackingError
 from orchestrator.records.events import Event
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger
 from orchestrator.tracking import journal_follower
 from orchestrator.tracking.journal_follower import JournalFollower
+from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -40,6 +42,45 @@ class Recorder(JournalFollower):
 
     def _send(self, events: Sequence[Event]) -> None:
         self.names += [event.event for event in events]
+
+
+class SlowServer:
+    """Server that takes each batch only once the test lets it, and notes the sender of every event.
+
+    Args:
+        journal: Path of the journal.
+    """
+
+    def __init__(self, journal: Path) -> None:
+        self._journal = journal
+        self.events: list[tuple[str, str]] = []
+        self.requested = threading.Event()
+        self.answers = threading.Event()
+
+    def sender(self, name: str) -> SlowSender:
+        return SlowSender(self._journal, name, self)
+
+
+class SlowSender(Recorder):
+    """Sender to a slow server, one event a request.
+
+    Args:
+        journal: Path of the journal.
+        name: Name of the sender.
+        server: The server.
+    """
+
+    def __init__(self, journal: Path, name: str, server: SlowServer) -> None:
+        super().__init__(journal)
+        self.name, self.server = name, server
+
+    def _take_snapshot(self) -> Mapping[str, Any]:
+        return {"by": self.name}
+
+    def _send(self, events: Sequence[Event]) -> None:
+        self.server.requested.set()
+        assert self.server.answers.wait(200)
+        self.server.events += [(self.name, event.event) for event in events]
 
 
 @pytest.fixture
@@ -98,6 +139,65 @@ def test_it_does_not_need_a_report(
         assert recorder.connected.wait(200)
     recorder.drain(200)
     assert recorder.names == ["sweep_started", "trial_started", "trial_reported"]
+
+
+@pytest.fixture
+def slow_server(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SlowServer:
+    monkeypatch.setattr(journal_follower, "_EVENTS_PER_BATCH", 1)
+    monkeypatch.setattr(journal_follower, "_LAST_REQUEST_S", 0.1)
+    return SlowServer(tmp_path / "journal.jsonl")
+
+
+def test_after_a_timeout_no_further_event_is_sent_and_the_bookmark_stays(
+    slow_server: SlowServer, tmp_path: Path
+) -> None:
+    sender = slow_server.sender("first")
+    sender.start()
+    assert slow_server.requested.wait(200)
+    with pytest.raises(TrackingError, match=r"^3 events did not reach MLflow"):
+        sender.drain(0.1)
+    slow_server.answers.set()
+    sender._thread.join(200)
+    assert not sender._thread.is_alive()
+    assert slow_server.events == [("first", "sweep_started")]
+    assert not (tmp_path / "tracked.json").exists()
+
+
+def test_the_next_session_waits_for_the_request_under_way(slow_server: SlowServer, tmp_path: Path) -> None:
+    first, second, third = map(slow_server.sender, ("first", "second", "third"))
+    first.start()
+    assert slow_server.requested.wait(200)
+    with pytest.raises(TrackingError, match="events did not reach"):
+        first.drain(0.1)
+    second.start()
+    wait_for(lambda: second.failure)
+    with pytest.raises(TrackingError, match=r"\(a request of the session before is still under way\)"):
+        second.drain(0.1)
+    third.start()
+    wait_for(lambda: third.failure)
+    assert not second.connected.is_set()
+    assert not third.connected.is_set()
+    slow_server.answers.set()
+    third.drain(200)
+    assert slow_server.events == [
+        ("first", "sweep_started"),
+        *(("third", event) for event in ("sweep_started", "trial_started", "trial_reported")),
+    ]
+    assert '"by": "third"' in (tmp_path / "tracked.json").read_text()
+
+
+def test_a_sender_of_another_sweep_waits_for_nobody(slow_server: SlowServer, ledger: Ledger, tmp_path: Path) -> None:
+    first = slow_server.sender("first")
+    first.start()
+    assert slow_server.requested.wait(200)
+    other = tmp_path / "other" / "journal.jsonl"
+    Ledger(Journal(other)).sweep_started("other", {"name": "other"}, {}, {})
+    recorder = Recorder(other)
+    recorder.start()
+    recorder.drain(200)
+    assert recorder.names == ["sweep_started"]
+    slow_server.answers.set()
+    first.drain(200)
 
 
 def test_a_sweep_imports_mlflow_on_the_sender_alone() -> None:

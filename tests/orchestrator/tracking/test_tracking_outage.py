@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from orchestrator.records.folder.known_servers import note_server
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
+from orchestrator.server_addresses import embedded_uri
 from orchestrator.sweep.sync import sync_sweep
 from orchestrator.tracking.event_recorder import EventRecorder
 from orchestrator.tracking.mlflow_client import open_client, require_server
@@ -212,6 +214,40 @@ def test_a_run_is_not_there_twice_when_the_first_request_for_it_arrives_late(
     assert all(run.data.params and run.info.status == "FINISHED" for run in there.values())
     assert len(late) == 9
     assert {client.get_run(run_id).info.lifecycle_stage for run_id in late} == {"deleted"}
+
+
+def test_a_session_after_a_timeout_creates_no_run_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.tracking.journal_follower._LAST_REQUEST_S", 0.1)
+    create, asked, answers = MlflowClient.create_run, threading.Event(), threading.Event()
+    creators: list[str] = []
+
+    def create_slowly(client: MlflowClient, experiment: str, **settings: Any) -> Any:
+        key = settings["tags"][KEY]
+        if key.endswith("/0") and not asked.is_set():
+            asked.set()
+            assert answers.wait(200)
+        creators.append(key)
+        return create(client, experiment, **settings)
+
+    monkeypatch.setattr(MlflowClient, "create_run", create_slowly)
+    sweep = Sweep(tmp_path / "runs", embedded_uri(tmp_path / "runs"))
+    sweep.train(range(3))  # all of it is one batch
+    sweep.writer.start()
+    assert asked.wait(200)
+    with pytest.raises(TrackingError, match="events did not reach"):
+        sweep.writer.drain(0.1)
+    sweep.end()
+    later = threading.Thread(target=sync_sweep, args=(SweepFolder(sweep.folder),))
+    later.start()
+    answers.set()
+    later.join()
+    sweep.writer._thread.join()
+
+    client = MlflowClient(sweep.writer.tracking_uri)
+    runs = client.search_runs([client.get_experiment_by_name("outage").experiment_id])
+    assert len(runs) == len(creators) == 4
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert sweep.writer.run_id(1) is None  # the rest of its batch was left to the other
 
 
 def sync(folder: Path) -> str:
