@@ -21,7 +21,7 @@ from orchestrator.cli.steering import register_tell_job
 from orchestrator.cli.sweep import register_job_status
 from orchestrator.config.option_values import setting_values
 from orchestrator.files.known_code import note_code
-from orchestrator.records.folder.known_servers import note_server
+from orchestrator.records.folder.known_servers import note_dataset, note_server
 from orchestrator.uris import without_password, without_secrets
 
 if TYPE_CHECKING:
@@ -106,9 +106,10 @@ def submit(
 
 
 def _note_sources(checked: CheckedSweep) -> None:
-    """Note the server that commands on this machine may contact, and the networks that they may run."""
+    """Note the servers that commands on this machine may contact, and the networks that they may run."""
     if checked.tracking_uri:
         note_server(checked.tracking_uri)
+    note_dataset(checked.dataset_uri)
     for source in checked.network_files:
         note_code(source.sha256)
 

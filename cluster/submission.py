@@ -46,6 +46,7 @@ class CheckedSweep:
         network_files: Files of the networks that the sweep names.
         checkpoints: Relative paths of the checkpoints that trainings start from; they have to be sent with the job.
         runs_dir: Folder of all results on the cluster; None for the default.
+        dataset_uri: URI of the dataset as the sweep names it; None for one with a name.
     """
 
     name: str
@@ -54,6 +55,7 @@ class CheckedSweep:
     network_files: tuple[NetworkSource, ...] = ()
     checkpoints: tuple[str, ...] = ()
     runs_dir: str | None = None
+    dataset_uri: str | None = None
 
 
 def check_sweep(
@@ -100,6 +102,7 @@ def check_sweep(
         network_files.sources,
         tuple(dict.fromkeys(_relative_checkpoints(settings))),
         settings.get("runs_dir"),
+        _setting(settings, "dataset", "uri"),
     )
 
 

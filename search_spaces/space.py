@@ -83,6 +83,17 @@ class SearchSpace(Mapping[str, Domain]):
         """Return the names whose condition holds for the given deciding values."""
         return [name for name, domain in self._domains.items() if domain.is_active(values)]
 
+    def with_choice(self, name: str, value: Scalar) -> SearchSpace:
+        """Return the part of this space that has one value of a choice, without the names that it excludes.
+
+        Args:
+            name: Name of a choice without a condition.
+            value: One of its values.
+        """
+        part = SearchSpace({**self, name: ChoiceDomain(choices=(value,))})
+        reached = {active for branch in part.branches() for active in part.active(branch)}
+        return SearchSpace({other: domain for other, domain in part.items() if other in reached})
+
     def setting(self, setting: str) -> list[str]:
         """Return the searched names that set this, in order.
 

@@ -10,8 +10,10 @@ import timm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from models.backbones.head_options import build_on_meta
 from models.backbones.settings import BackboneSettings, backbone_settings
 from models.common.options import ModelOptionError, OptionProblem
+from models.common.weight_decay import declared_without_decay
 from models.padding import MapNorm, PaddingRecord, share_padding
 from models.registry.catalogue import model_family
 from models.registry.outside.network import name_problem
@@ -63,6 +65,20 @@ class StageMaps(nn.Module):
         self.padding.drop_unless_of(x)
         maps: list[Tensor] = self.body(x)
         return [norm(y) for norm, y in zip(self.norms, maps, strict=True)] if self.norms else maps
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of the parameters without weight decay, as the network and its layers declare them."""
+        parameters = {name for name, _ in self.named_parameters()}
+        of_network = {f"body.{each}" for name in self._of_whole_network() for each in (name, name.replace(".", "_", 1))}
+        return declared_without_decay(self) | (of_network & parameters)
+
+    def _of_whole_network(self) -> set[str]:
+        """Return what the network declares as a whole, which timm takes apart for its maps unless it keeps it."""
+        if hasattr(self.body, "model"):
+            return set()
+        whole = build_on_meta(lambda: timm.create_model(self.settings.name, **_options(self.settings)))
+        declare = getattr(whole, "no_weight_decay", None)
+        return set(declare()) if callable(declare) else set()
 
     def train(self, mode: bool = True) -> "StageMaps":
         """Switch to training or evaluation mode, but for frozen stages and norms in evaluation mode."""
@@ -121,7 +137,7 @@ def _features_only(settings: BackboneSettings) -> nn.Module:
         problem = OptionProblem("name", name, rule, "Register the class of the file with timm.")
     if problem is not None:
         raise ModelOptionError([problem], model=name)
-    chosen: dict[str, Any] = {"in_chans": settings.in_chans, **settings.options}
+    chosen = _options(settings)
     try:
         network: nn.Module = timm.create_model(name, features_only=True, **chosen)
         info: Any = network.feature_info
@@ -141,3 +157,7 @@ def _features_only(settings: BackboneSettings) -> nn.Module:
         rule = f"timm makes no backbone of it: {type(error).__name__}: {error}"
         raise ModelOptionError([OptionProblem("name", name, rule, "Use another network.")], model=name) from error
     return network
+
+
+def _options(settings: BackboneSettings) -> dict[str, Any]:
+    return {"in_chans": settings.in_chans, **settings.options}

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from models.common.merging import map_mean
 from models.common.options import ModelOptionError, OptionProblem
+from models.common.sync_batch_norm import SyncBatchNorm2d, is_single
 from models.padding import Padding, WholeMapLayer, padded_grid, unpadded_resize
 
 __all__ = ["CHANNEL_ATTENTIONS", "ChannelGate", "make_channel_attention"]
@@ -74,7 +75,8 @@ class StyleRecalibrationLogits(WholeMapLayer):
         channels: C.
 
     Source: Lee et al. 2019. Differs: the deviation is that of the population, so that it exists
-    for a map of one pixel; a training batch of one image is normalised with the running statistics.
+    for a map of one pixel; a training batch of one image, over all ranks that the norm reads, is normalised with the
+    running statistics.
     """
 
     def __init__(self, channels: int) -> None:
@@ -96,12 +98,16 @@ class StyleRecalibrationLogits(WholeMapLayer):
             variance = map_mean((x - mean[:, :, None, None]).square(), padding)
         deviation = (variance + self.bn.eps).sqrt()
         style = (mean * self.style_weight[0] + deviation * self.style_weight[1])[:, :, None, None]
-        if self.training and x.shape[0] == 1:
+        if self.training and x.shape[0] == 1 and not self._reads_other_ranks():
             bn = self.bn
             logits = functional.batch_norm(style, bn.running_mean, bn.running_var, bn.weight, bn.bias, eps=bn.eps)
         else:
             logits = self.bn(style)
         return logits.flatten(1)
+
+    def _reads_other_ranks(self) -> bool:
+        """Return whether the norm is over the images of all ranks, each of which must then take part."""
+        return isinstance(self.bn, (SyncBatchNorm2d, nn.SyncBatchNorm)) and not is_single()
 
 
 @register_notrace_module

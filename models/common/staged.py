@@ -12,6 +12,8 @@ from timm.models import checkpoint_seq, register_notrace_function
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from models.common.weight_decay import declared_without_decay
+
 __all__ = ["StagedNetwork", "SurfaceOptions"]
 
 
@@ -79,12 +81,7 @@ class StagedNetwork(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Return the names of the parameters without weight decay, as the layers declare them."""
-        names: set[str] = set()
-        for prefix, module in self.named_modules():
-            declare = getattr(module, "no_weight_decay", None)
-            if module is not self and callable(declare):
-                names |= {f"{prefix}.{name}" for name in declare()}
-        return names
+        return declared_without_decay(self)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Return patterns that sort parameters into stem and stages, or stem and blocks unless `coarse`."""

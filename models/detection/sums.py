@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, MaskRCNN, RetinaNet
 
+from models.common.weight_decay import declared_without_decay
 from models.detection.cascade import CascadeHeads
 from models.detection.sampling import ImageSampler, StepDraws
 
@@ -37,6 +38,10 @@ class _Summed(nn.Module):
             return results
         counts = loss_counts(self, images)
         return {name: sum_and_count(loss, counts[name]) for name, loss in results.items()}
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of the parameters without weight decay, as backbone and layers declare them."""
+        return declared_without_decay(self)
 
 
 class SummedFasterRCNN(_Summed, FasterRCNN):  # type: ignore[misc, unused-ignore]

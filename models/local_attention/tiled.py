@@ -8,6 +8,7 @@ K = 2 L + 1 its side, T side of a tile, S = T + 2 L side of its halo, N tiles of
 """
 
 import dataclasses
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -28,9 +29,9 @@ CHUNK_ELEMENTS_GPU = 1 << 26
 def tiled_attention(
     q: Tensor, k: Tensor, v: Tensor, rel: Tensor, ring_mask: Tensor | None, *, mask_before_softmax: bool = False
 ) -> Tensor:
-    """Attend by tiles; see `models.local_attention.operator`.
+    """Attend by tiles, with sums in float32, or float64 for such maps; see `models.local_attention.operator`.
 
-    Shape: q, k, v (B, C, H, W), rel (G, 2 K, D), ring_mask (G, L + 1) -> (B, C, H, W).
+    Shape: q, k, v (B, C, H, W), rel (G, 2 K, D), ring_mask (G, L + 1) -> (B, C, H, W), in the type of q.
 
     Args:
         q: Queries.
@@ -40,16 +41,25 @@ def tiled_attention(
         ring_mask: Weight of each head for the rings 0..L; None is all ones, without the division.
         mask_before_softmax: True to add the logarithm of the mask to the logits.
     """
+    narrow, wide = q.dtype, torch.float64 if q.dtype == torch.float64 else torch.float32
+    q, k, v, rel = (x.to(wide) for x in (q, k, v, rel))
     geometry = _Geometry.of(q, rel)
     mask = bias = None
     if ring_mask is not None and mask_before_softmax:
-        bias = _spread_rings(log_mask(ring_mask), geometry)
+        bias = _spread_rings(log_mask(ring_mask.to(wide)), geometry)
     elif ring_mask is not None:
-        mask = _spread_rings(ring_mask, geometry)
-    if torch.is_grad_enabled():
-        attended: Tensor = _TiledAttention.apply(q, k, v, rel, mask, bias, geometry)
-        return attended
-    return _attend((q, k, v), rel, mask, bias, geometry)
+        mask = _spread_rings(ring_mask.to(wide), geometry)
+    with _without_autocast(q):
+        if torch.is_grad_enabled():
+            attended: Tensor = _TiledAttention.apply(q, k, v, rel, mask, bias, geometry)
+        else:
+            attended = _attend((q, k, v), rel, mask, bias, geometry)
+    return attended.to(narrow)
+
+
+def _without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """Return a context without autocast: the backward pass, outside of it, computes the same weights again."""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def log_mask(ring_mask: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from models.backbones import BackboneSettings, StageMaps, create_backbone
 from models.common.options import ModelOptionError, OptionProblem, UnknownOptionError, nearest_name
+from models.common.weight_decay import declared_without_decay
 from models.segmentation.semantic_fpn import SemanticFPNHead
 from models.segmentation.upernet import AuxiliaryHead, UPerHead
 
@@ -75,6 +76,10 @@ class Segmentor(nn.Module):
             second = _at_pixels(self.auxiliary(maps[max(0, len(maps) - 2)]), images)
             losses["loss_auxiliary"] = self.auxiliary_weight * _loss(second, class_map, self.num_classes)
         return losses
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of the parameters without weight decay, as backbone and layers declare them."""
+        return declared_without_decay(self)
 
 
 def _at_pixels(logits: Tensor, images: Tensor) -> Tensor:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
+from orchestrator.data.decoding import MOST_PIXELS
 from orchestrator.data.manifest import Manifest, Split, combined_hash
 from orchestrator.data.shown_names import shown_name
 
@@ -14,6 +16,7 @@ NEEDED = ("train", "test")
 SMALLEST_STD = 1e-5
 """Deviation of pixels in [0, 1] below which all pixels count as equal; rounding alone gives up to 1e-6."""
 
+_MOST_VALUES = 3 * MOST_PIXELS  # Arrow counts those of an image in 32 bits
 _NAMED = 10
 
 
@@ -72,6 +75,8 @@ def images_hash(class_names: Sequence[str], splits: Iterable[tuple[str, Split]])
 def _shape_faults(manifest: Manifest) -> Iterator[str]:
     if (manifest.kind == "pixels") != (manifest.image_shape is not None):
         yield f"kind '{manifest.kind}' and image_shape {manifest.image_shape} contradict each other"
+    if manifest.image_shape is not None and math.prod(manifest.image_shape) > _MOST_VALUES:
+        yield f"images of {manifest.image_shape} values are larger than any that is read"
     channels = manifest.image_shape[0] if manifest.image_shape else 3
     for what, values in (("mean", manifest.mean), ("std", manifest.std)):
         if len(values) != channels:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from orchestrator.errors import CheckpointError, DataError, did_you_mean
 from orchestrator.inference.trained_network import TrainedNetwork
+from orchestrator.records.folder.known_servers import is_known, is_server, note_dataset
+from orchestrator.uris import without_password
 
 if TYPE_CHECKING:
     import torch
@@ -211,12 +213,22 @@ def dataset_of(trained: TrainedNetwork, dataset: str | None) -> str:
     """Return the given dataset, else the one a network was trained on.
 
     Raises:
-        DataError: None is given, and the training's is unknown.
+        DataError: None is given, and the training's is unknown, or on a server that the user has never named.
     """
-    known = dataset or trained.dataset.get("uri") or trained.dataset.get("name")
-    if known is None:
+    if dataset:
+        note_dataset(dataset)
+        return dataset
+    recorded = trained.dataset.get("uri") or trained.dataset.get("name")
+    if recorded is None:
         raise DataError(f"{trained.label}: the dataset of its training is unknown. Name one with --dataset")
-    return str(known)
+    uri = str(recorded)
+    if is_server(uri) and not is_known(uri):  # reading it would send the user's credentials there
+        shown = "".join(letter for letter in without_password(uri) if letter.isprintable())
+        raise DataError(
+            f"{trained.label}: the images of its training are at {shown}, a server you have not named; it may be "
+            f"somebody else's. If it is yours, add --dataset '{shown}'"
+        )
+    return uri
 
 
 def sample_images(trained: TrainedNetwork, dataset: str | None, *, split: str, count: int) -> NetworkImages:
@@ -235,8 +247,6 @@ def sample_images(trained: TrainedNetwork, dataset: str | None, *, split: str, c
     """
     import numpy as np
     import torch
-
-    from orchestrator.uris import without_password
 
     network, uri = trained.network, dataset_of(trained, dataset)
     placed = place_for_network(

@@ -12,6 +12,7 @@ from orchestrator.errors import CheckpointError, ConfigError, SweepNameError
 from orchestrator.files.runs_dir import resolve_runs_dir
 from orchestrator.inference.load import default_tracking_uri, local_checkpoint, run_id_of
 from orchestrator.inference.weights.converted import WeightsOf, converted_weights
+from orchestrator.records.folder.known_servers import note_dataset
 from orchestrator.records.folder.recorded_addresses import confirmed_tracking_uri
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.folder.trial_folder import trial_folder
@@ -141,6 +142,7 @@ def _of_other_program(
 
     if trial is not None:
         raise CheckpointError(f"--trial {trial}: {source} is one network already; leave --trial out")
+    note_dataset(of.dataset)
     datasets = runs_dir / "datasets"
     with converted_weights(source, of, tracking_uri=tracking_uri, datasets_folder=datasets) as converted:
         content = read_best(converted.path)

@@ -40,12 +40,14 @@ class TrialAssignment:
         config: `TrialConfig` of the trial as plain data.
         folder: Folder of the trial's checkpoints; training resumes from those that are there.
         failures: Number of its failures before a pause, or in earlier sessions of the sweep.
+        held_s: Seconds it has held a lane by its newest report, from which a restarted hub counts on.
     """
 
     trial_id: str
     config: Mapping[str, Any]
     folder: str
     failures: int = 0
+    held_s: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Report:
         lane: Index of the lane, which the hub adds for the trial's client.
         nodes: Names of the nodes of the ranks, in the order of ranks.
         failures: Number of the trial's failures so far, which the hub adds likewise.
+        held_s: Seconds the trial has held a lane so far, without its waits for one, which the hub adds likewise.
     """
 
     epoch: int
@@ -67,6 +70,7 @@ class Report:
     lane: int | None = field(default=None, compare=False)
     nodes: tuple[str, ...] = field(default=(), compare=False)
     failures: int = field(default=0, compare=False)
+    held_s: float = field(default=0.0, compare=False)
 
 
 class Outcome(StrEnum):
@@ -88,10 +92,12 @@ class HubState:
     Args:
         alive: Indices of the lanes that have a worker group.
         progress: Newest progress of the epochs that train, by number of the trial.
+        held: Lane of each trial that holds one, by the id of the trial.
     """
 
     alive: frozenset[int]
     progress: Mapping[int, EpochProgress] = field(default_factory=dict)
+    held: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

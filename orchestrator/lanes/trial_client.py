@@ -68,9 +68,7 @@ class TrialClient(Trainable):
         self._lane: int | None = None
         self._epoch: int = new_config[EPOCHS_DONE]
         self._failures: int = new_config[FAILURES]
-        self._leased = time.monotonic()
-        self._held_s = 0.0  # on lanes it has left
-        self._skips_donor = False
+        self._held_s = 0.0  # as the hub has counted it
         return True
 
     def step(self) -> dict[str, Any]:
@@ -80,53 +78,47 @@ class TrialClient(Trainable):
             return self._ended(Outcome.INTERRUPTED)
         if self._lane is None:
             self._trial = changed_config(folder) or self._trial
-        assignment = TrialAssignment(self.trial_id, self._trial, str(folder), failures=self._failures)
+        assignment = TrialAssignment(
+            self.trial_id, self._trial, str(folder), failures=self._failures, held_s=self._held_s
+        )
         if self._lane is None:
             self._lane = ray.get(self._hub.lease.remote(assignment))
-            self._leased = time.monotonic()
         if self._lane is None:
             return self._ended(Outcome.INTERRUPTED)
-        event = self._next_event(assignment)
+        event: Report | TrialOutcome = ray.get(self._hub.next_event.remote(assignment, self._lane, self._epoch))
         if isinstance(event, TrialOutcome):
             return self._ended(event.kind)
-        self._epoch, self._lane = event.epoch, event.lane
+        self._epoch, self._lane, self._held_s = event.epoch, event.lane, event.held_s
         return {
             **{name: value for name, value in event.metrics.items() if name == self._metric},
             REPORTED: tuple(event.metrics.items()),  # of a dict, Tune would keep statistics of every number
             EPOCH: event.epoch,
             FAILURES: event.failures,
-            HELD: self._held_s + time.monotonic() - self._leased,
+            HELD: event.held_s,
             LANE: event.lane,
             NODES: event.nodes,
             "done": event.epoch >= self._trial["training"]["epochs"],
         }
 
-    def _next_event(self, assignment: TrialAssignment) -> Report | TrialOutcome:
-        """Return the event after the newest epoch; after a weight transfer, the donor's last report is skipped."""
-        event: Report | TrialOutcome
-        if self._skips_donor:
-            self._skips_donor = False
-            event = ray.get(self._hub.next_event.remote(assignment, self._lane, 0))
-            if isinstance(event, TrialOutcome) or event.epoch >= self._trial["training"]["epochs"]:
-                return event
-            self._epoch, self._lane = event.epoch, event.lane
-        event = ray.get(self._hub.next_event.remote(assignment, self._lane, self._epoch))
-        return event
-
     def _apply_transfer(self, folder: Path) -> bool:
         """Carry out the weight transfer in the trial's folder, if there is one; False when the sweep ends meanwhile.
 
         While a trial waits for others, its lane is free for them; with a donor, it resumes from the donor's weights on
-        the next lane that it leases.
+        the next lane that it leases. The donor's epoch counts as received, so that its report, which the lane repeats,
+        is not taken for one of the trial.
+
+        Raises:
+            CheckpointError: The donor's checkpoints are missing.
         """
         while (note := WeightTransfer.read(folder)) is not None:
-            forced = note.donor is not None
-            if self._lane is not None and ray.get(self._hub.yield_lane.remote(self.trial_id, forced=forced)):
-                self._held_s += time.monotonic() - self._leased
+            forced = note.donor is not None and not note.waits
+            # The actor before this one may have died on a lane, where the trial would continue from its own weights.
+            asks = forced or self._lane is not None
+            if asks and ray.get(self._hub.yield_lane.remote(self.trial_id, forced=forced)):
                 self._lane = None
             if not note.waits:
                 note.apply(folder)
-                self._skips_donor = forced
+                self._epoch = self._epoch if note.epoch is None else note.epoch
             elif ray.get(self._hub.is_ending.remote()):
                 return False
             else:

@@ -1,7 +1,8 @@
 """Time, devices and best value of a sweep so far, computed from the events of its journal.
 
-A trial costs the devices it reserves for as long as it holds its lane. The times of all sessions of a sweep add up; a
-session whose driver died ends with the last event that it wrote.
+A trial costs the devices it reserves for as long as it holds a lane; at first it waits for one, and after its loss for
+another. In older journals, which do not record this, it holds one from its start. The times of all sessions of a sweep
+add up; a session whose driver died ends with the last event that it wrote.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from orchestrator.records.events import (
     SweepResumed,
     SweepStarted,
     TrialEnded,
+    TrialLaneChanged,
     TrialPaused,
     TrialReported,
     TrialResumed,
@@ -113,12 +115,22 @@ NO_TOTALS = SweepTotals()
 
 @dataclass
 class _LaneHold:
-    """Running trial on its lane: cost `known` at the time `at`, when it had held the lane for `held_s`."""
+    """Running trial: `known` is its cost until its newest report, when it had held a lane for `held_s`.
 
-    at: float
+    Args:
+        since_s: Unix time since which it is known to hold a lane; None while it waits for one.
+        rates: Devices of the trial.
+        held_s: Seconds it had held a lane by its newest report.
+        known: Cost until that report.
+        before_wait_s: Seconds it has held a lane since that report, before a wait.
+        improved: Whether it has reported a new best value.
+    """
+
+    since_s: float | None
     rates: Rates
     held_s: float = 0.0
     known: Cost = NO_COST
+    before_wait_s: float = 0.0
     improved: bool = False
 
     def advance(self, now: float, held_s: float, share: float) -> None:
@@ -126,14 +138,27 @@ class _LaneHold:
 
         Args:
             now: Unix time of the report.
-            held_s: Seconds the trial has held its lane.
+            held_s: Seconds the trial has held a lane; fewer than before where its client and the hub were replaced.
             share: Share of the planned devices that it used since the last report.
         """
-        self.known += self.rates.scaled(share).cost(max(0.0, held_s - self.held_s))
-        self.at, self.held_s = now, held_s
+        before_s = self.held_s if held_s >= self.held_s else 0.0
+        self.known += self.rates.scaled(share).cost(held_s - before_s)
+        self.since_s, self.held_s, self.before_wait_s = now, held_s, 0.0
+
+    def begin(self, now: float) -> None:
+        """Count from now on, unless it counts already: the trial holds a lane."""
+        self.since_s = now if self.since_s is None else self.since_s
+
+    def wait(self, now: float) -> None:
+        """Count no more from now on: the trial waits for a lane."""
+        self.before_wait_s, self.since_s = self._since_report(now), None
 
     def cost(self, now: float) -> Cost:
-        return self.known + self.rates.cost(max(0.0, now - self.at))
+        """Return the cost until now."""
+        return self.known + self.rates.cost(self._since_report(now))
+
+    def _since_report(self, now: float) -> float:
+        return self.before_wait_s + (0.0 if self.since_s is None else max(0.0, now - self.since_s))
 
 
 @dataclass
@@ -142,6 +167,7 @@ class CostAccount:
 
     _rates: Rates = Rates()
     _workers: float = 1.0
+    _waits_recorded: bool = False
     _metric: str | None = None
     _sign: float = 1.0
     _constraints: tuple[Constraint, ...] = ()
@@ -165,15 +191,19 @@ class CostAccount:
         match event:
             case SweepStarted() | SweepResumed():
                 self._end_session(self._last_s)
-                self._session_s = now
+                self._session_s, self._waits_recorded = now, False
                 self._configure(event.config)
             case LanesPlanned():
                 self._reserve(event)
             case TrialStarted() | TrialResumed():
                 self._close(event.trial, now)
-                self._open[event.trial] = _LaneHold(now, self._rates)
+                self._open[event.trial] = _LaneHold(None if self._waits_recorded else now, self._rates)
                 if isinstance(event, TrialStarted) and event.repeats is not None:
                     self._repeats.add(event.trial)
+            case TrialLaneChanged(lane=None) if event.trial in self._open:
+                self._open[event.trial].wait(now)
+            case TrialLaneChanged() if event.trial in self._open:
+                self._open[event.trial].begin(now)
             case TrialReported():
                 self._report(event)
             case TrialPaused() | TrialEnded():
@@ -192,6 +222,11 @@ class CostAccount:
         """
         closed, hold = self._closed.get(number, Cost()), self._open.get(number)
         return closed if hold is None else closed + hold.cost(now)
+
+    def holds_since(self, number: int) -> float | None:
+        """Return the Unix time since which a running trial is known to hold a lane; None while it waits for one."""
+        hold = self._open.get(number)
+        return None if hold is None else hold.since_s
 
     def totals(self, now: float) -> SweepTotals:
         """Return the totals of the sweep.
@@ -221,7 +256,7 @@ class CostAccount:
         self._constraints = tuple(map(parse_constraint, config.get("constraints") or ()))
 
     def _reserve(self, plan: LanesPlanned) -> None:
-        self._workers = float(plan.workers)
+        self._workers, self._waits_recorded = float(plan.workers), bool(plan.waits)
         self._rates = Rates(
             plan.cpus_per_trial, plan.gpus_per_trial, self._rates.per_cpu_hour, self._rates.per_gpu_hour
         )
@@ -234,6 +269,8 @@ class CostAccount:
         if hold is not None and event.held_s is not None:
             share = metrics.get(_WORKERS, self._workers) / self._workers
             hold.advance(event.time, event.held_s, share)
+        elif hold is not None:
+            hold.begin(event.time)
         if event.trial in self._repeats:
             return
         value = self._sign * metrics.get(self._metric or "", math.nan)

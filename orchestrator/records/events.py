@@ -84,7 +84,11 @@ class SessionDescribed:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class LanesPlanned:
-    """Lanes, and devices that each trial reserves from here on."""
+    """Lanes, and devices that each trial reserves from here on.
+
+    Args:
+        waits: Whether `trial_lane_changed` tells when a trial of the session waits for a lane; None in older journals.
+    """
 
     event: Literal["lanes_planned"] = "lanes_planned"
     time: Time
@@ -92,6 +96,7 @@ class LanesPlanned:
     workers: Annotated[int, Field(ge=1, lt=2**31)] = 1
     cpus_per_trial: Amount
     gpus_per_trial: Amount
+    waits: Literal[True] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -153,6 +158,22 @@ class TrialChanged:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class TrialLaneChanged:
+    """Lease of a lane by a running trial, or its loss; recorded within seconds, and not where a report shows the lease.
+
+    Args:
+        time: Unix time.
+        trial: Number of the trial.
+        lane: Index of the lane it holds; None where it waits for another one.
+    """
+
+    event: Literal["trial_lane_changed"] = "trial_lane_changed"
+    time: Time
+    trial: Number
+    lane: Number | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class TrialReported:
     """Report of a trial after an epoch.
 
@@ -161,7 +182,7 @@ class TrialReported:
         trial: Number of the trial.
         epoch: Epoch, from 1.
         metrics: Values of the epoch, by metric.
-        held_s: Seconds the trial has held its lane, if known.
+        held_s: Seconds the trial has held a lane since it began or resumed, if known.
         lane: Index of the lane, if known.
         nodes: Name and address of the node of every rank; None when unchanged since the last report.
         failures: Number of failures of the trial, over pauses and sessions; None when unchanged.
@@ -358,6 +379,7 @@ Event: TypeAlias = (
     | TrialRejected
     | TrialResumed
     | TrialChanged
+    | TrialLaneChanged
     | TrialReported
     | TrialPaused
     | TrialProgressed
@@ -376,21 +398,3 @@ SESSION_STARTS = (SweepStarted, SweepResumed)
 
 EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
 """Parser of events from JSON."""
-
-_LEFT_OUT_WHERE_NONE = frozenset(
-    {"identity", "held_s", "lane", "nodes", "failures", "cost", "best", "repeats", "replicate"}
-)
-
-
-def content_of(event: Event) -> dict[str, Any]:
-    """Return an event as plain data, without values that are unknown.
-
-    Args:
-        event: Event to convert.
-    """
-    content = {
-        name: value for name, value in vars(event).items() if value is not None or name not in _LEFT_OUT_WHERE_NONE
-    }
-    if content.get("format") == 0:
-        del content["format"]
-    return content

@@ -22,6 +22,7 @@ from orchestrator.records.events import (
     TrialChanged,
     TrialEnded,
     TrialEnqueued,
+    TrialLaneChanged,
     TrialPaused,
     TrialProgressed,
     TrialRejected,
@@ -118,6 +119,7 @@ class History:
             case (
                 TrialResumed()
                 | TrialChanged()
+                | TrialLaneChanged()
                 | TrialReported()
                 | TrialProgressed()
                 | TrialPaused()
@@ -213,7 +215,7 @@ class History:
                 trial.status, trial.reason, trial.ended_s = TrialStatus.RUNNING, "", None
                 trial.tune_id, trial.attempts = event.tune_id, trial.attempts + 1
             case TrialChanged():
-                trial.config = event.config
+                trial.config, trial.changes = event.config, trial.changes + 1
             case TrialReported():
                 trial.reports.append({"epoch": event.epoch, **event.metrics})
                 trial.nodes = trial.nodes if event.nodes is None else event.nodes

@@ -10,7 +10,7 @@ import contextlib
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, cast
 
@@ -35,6 +35,7 @@ from orchestrator.records.events import (
     TrialChanged,
     TrialEnded,
     TrialEnqueued,
+    TrialLaneChanged,
     TrialPaused,
     TrialProgressed,
     TrialRejected,
@@ -51,7 +52,7 @@ from orchestrator.uris import masked, without_secrets
 
 __all__ = ["Ledger", "RejectedTrial", "TrialRecord", "TrialStatus", "count_rejected"]
 
-_PROGRESS_WAIT_S = 0.2  # for another event: many points may be due at once
+_AT_ONCE_S = 0.2  # for another event: many points may be due at once
 
 
 class Ledger(LedgerQueries):
@@ -165,6 +166,7 @@ class Ledger(LedgerQueries):
                 workers=workers,
                 cpus_per_trial=workers * cpus_per_worker,
                 gpus_per_trial=workers * gpus_per_worker,
+                waits=True,
             )
         )
 
@@ -183,6 +185,22 @@ class Ledger(LedgerQueries):
         """
         self._record(TrialChanged(time=time.time(), trial=number, donor=donor, epoch=epoch, config=config))
 
+    def lanes_held(self, asked_s: float, lanes: Mapping[str, int]) -> None:
+        """Record the running trials that hold a lane since, or wait for another one; a later call does on a full disk.
+
+        Args:
+            asked_s: Unix time at which the hub was asked for them.
+            lanes: Lane of each trial that holds one, by Tune's id of the trial.
+        """
+        self._record_at_once(self._lane_changes(asked_s, lanes))
+
+    def _lane_changes(self, asked_s: float, lanes: Mapping[str, int]) -> Iterator[TrialLaneChanged]:
+        for trial in self.running():
+            lane, since_s = lanes.get(trial.tune_id), self._history.costs.holds_since(trial.number)
+            is_lost = lane is None and since_s is not None and since_s < asked_s  # else its report is newer
+            if is_lost or (lane is not None and since_s is None):
+                yield TrialLaneChanged(time=time.time(), trial=trial.number, lane=lane)
+
     def trial_reported(
         self,
         number: int,
@@ -200,7 +218,7 @@ class Ledger(LedgerQueries):
             number: Number of the trial.
             epoch: Epoch, from 1.
             metrics: Values of the epoch, by metric.
-            held_s: Seconds the trial has held its lane, if known.
+            held_s: Seconds the trial has held a lane since it began or resumed, if known.
             lane: Index of the lane, if known.
             nodes: Name and address of the node of every rank, in order; recorded when they have changed.
             failures: Number of failures of the trial so far; likewise.
@@ -224,8 +242,6 @@ class Ledger(LedgerQueries):
     def trial_progressed(self, number: int, epoch: int, step: int, metrics: Mapping[str, float]) -> None:
         """Record the progress of a trial within an epoch; nothing is recorded while the disk is full.
 
-        The main thread of the driver records it, and must not wait for room: it watches for Ctrl-C.
-
         Args:
             number: Number of the trial.
             epoch: Number of the epoch that trains, from 1.
@@ -233,12 +249,7 @@ class Ledger(LedgerQueries):
             metrics: Values since the progress before, by metric.
         """
         event = TrialProgressed(time=time.time(), trial=number, epoch=epoch, step=step, metrics=metrics)
-        if self._appends.acquire(timeout=_PROGRESS_WAIT_S):
-            try:
-                with contextlib.suppress(StorageFullError):
-                    self._record(event, waits=False)
-            finally:
-                self._appends.release()
+        self._record_at_once([event])
 
     def trial_ended(
         self, number: int, status: TrialStatus, reason: str = "", best: Mapping[str, float] | None = None
@@ -317,6 +328,20 @@ class Ledger(LedgerQueries):
     def sweep_ended(self, status: TrialStatus, summary: Mapping[str, Any], files: Iterable[str]) -> None:
         """Record the end of the session; `files` are result files to be stored with the sweep."""
         self._record(SweepEnded(time=time.time(), status=cast(SweepEnd, status), summary=summary, files=tuple(files)))
+
+    def _record_at_once(self, events: Iterable[Event]) -> None:
+        """Record events, or none, without waiting for room: the main thread of the driver watches for Ctrl-C.
+
+        Args:
+            events: Events, which may be found as they are recorded, from the state until then.
+        """
+        if self._appends.acquire(timeout=_AT_ONCE_S):
+            try:
+                with contextlib.suppress(StorageFullError):
+                    for event in events:
+                        self._record(event, waits=False)
+            finally:
+                self._appends.release()
 
     def _record(self, event: Event, *, waits: bool = True) -> None:
         if not isinstance(event, TrialReported | TrialProgressed):  # hold numbers only, and there are many

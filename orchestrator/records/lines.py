@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from orchestrator.errors import SpatialSweepError
-from orchestrator.records.events import EVENTS, FORMAT, Event, content_of
+from orchestrator.records.events import EVENTS, FORMAT, Event
 from orchestrator.records.settings.stored_settings import check_settings
 
 LONGEST_LINE = 64 * 2**20
@@ -23,6 +23,9 @@ LONGEST_LINE = 64 * 2**20
 
 _SEAL = re.compile(rb', "line": ([1-9][0-9]{0,9}), "crc": "([0-9a-f]{8})"\}\n\Z')
 _LONGEST_SEAL = 64
+_LEFT_OUT_WHERE_NONE = frozenset(
+    {"identity", "held_s", "lane", "nodes", "failures", "cost", "best", "repeats", "replicate", "waits"}
+)
 _SHOWN = 60
 
 
@@ -67,6 +70,20 @@ def seal(event: Event, number: int) -> bytes:
     if len(line) > LONGEST_LINE:
         raise LineError(f"the event '{event.event}' takes {len(line)} bytes; at most {LONGEST_LINE} are read back")
     return line
+
+
+def content_of(event: Event) -> dict[str, Any]:
+    """Return an event as plain data, without values that are unknown.
+
+    Args:
+        event: Event to convert.
+    """
+    content = {
+        name: value for name, value in vars(event).items() if value is not None or name not in _LEFT_OUT_WHERE_NONE
+    }
+    if content.get("format") == 0:
+        del content["format"]
+    return content
 
 
 def unsealed(event: Event) -> bytes:

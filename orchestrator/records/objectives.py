@@ -49,8 +49,10 @@ class Objectives:
     def violations(self, record: TrialRecord) -> dict[str, float]:
         """Return the violation of each constraint at the best epoch; empty before the first epoch."""
         report = self._best_report(record)
-        if not report:
-            return {}
+        return self.violations_of(report) if report else {}
+
+    def violations_of(self, report: Mapping[str, float]) -> dict[str, float]:
+        """Return the violation of each constraint by the metrics of an epoch; infinite where one is not known."""
         known = {text: report.get(constraint.metric, math.nan) for text, constraint in self.constraints.items()}
         return {
             text: self.constraints[text].violation(value) if math.isfinite(value) else math.inf

@@ -35,6 +35,7 @@ class TrialRecord:
         replicate: Index of its seed among those of its configuration, from 0.
         steered: `stop` or `pause` where the user has requested it for this trial; else empty.
         resume_epoch: Epoch of the checkpoint from which a paused trial would resume; 0 where none is left.
+        changes: Number of times it has taken over the weights of another trial.
     """
 
     number: int
@@ -54,6 +55,7 @@ class TrialRecord:
     replicate: int = 0
     steered: str = ""
     resume_epoch: int = 0
+    changes: int = 0
 
     @property
     def is_repeat(self) -> bool:

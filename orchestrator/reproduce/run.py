@@ -9,7 +9,10 @@ from typing import Any
 
 from rich.console import Console
 
-from orchestrator.data.datasets import locate_dataset
+from orchestrator.config.sweep import SweepConfig
+from orchestrator.data.datasets import current_hash, locate_dataset
+from orchestrator.data.scenes.manifest import read_any_manifest
+from orchestrator.data.storage import open_folder
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.files.runs_dir import resolve_runs_dir
 from orchestrator.records.status import TrialStatus
@@ -20,7 +23,7 @@ from orchestrator.reproduce.result import TableResult, table_result
 from orchestrator.reproduce.rows import ResolvedRow, chosen_rows, resolve_rows
 from orchestrator.reproduce.scale import row_costs, run_scale
 from orchestrator.reproduce.sweeps import cells_of, sweeps_of
-from orchestrator.reproduce.table_folder import PlannedSweep, TableFolder
+from orchestrator.reproduce.table_folder import DATASET_CONTENT, PlannedSweep, TableFolder
 from orchestrator.results.stored_sweep import read_sweep
 from orchestrator.sweep.run import run_sweep
 
@@ -41,6 +44,7 @@ class TableRun:
         chosen: Names of the rows that the command runs.
         seeds: Seeds of every row.
         folder: Folder of the table.
+        dataset_content: Hash of the images of a prepared dataset, or name of a registered one.
     """
 
     table: PaperTable
@@ -49,11 +53,13 @@ class TableRun:
     chosen: Sequence[str]
     seeds: Sequence[int]
     folder: TableFolder = field(repr=False)
+    dataset_content: str
 
     @property
     def identity(self) -> dict[str, str]:
-        """Paper, table and scale, as the folder of the table records them."""
-        return {"paper": self.table.paper, "table": self.table.name, "scale": self.scale}
+        """Paper, table, scale and dataset, as the folder of the table records them."""
+        named = {"paper": self.table.paper, "table": self.table.name, "scale": self.scale}
+        return {**named, DATASET_CONTENT: self.dataset_content}
 
     def unfinished(self) -> list[PlannedSweep]:
         """Return the sweeps of earlier commands that are to be resumed."""
@@ -122,7 +128,7 @@ def prepare_run(
     if not 1 <= count <= MOST_SEEDS:
         raise ConfigError([Problem("--seeds", f"got {count}; must be from 1 to {MOST_SEEDS}. Use {_USUAL_SEEDS}")])
     folder = TableFolder(resolve_runs_dir(rows[0].config.runs_dir), name or f"{paper}-{table}-{scale}")
-    return TableRun(found, scale, rows, chosen, range(count), folder)
+    return TableRun(found, scale, rows, chosen, range(count), folder, _dataset_content(rows[0].config))
 
 
 def reproduce(
@@ -168,6 +174,13 @@ def reproduce(
     went_well = went_well and all(ends_well(sweep) for sweep in run.folder.plan(run.missing()))
     result = result_of(run)
     return Reproduction(result, write_report(result, run.folder.path), not went_well)
+
+
+def _dataset_content(config: SweepConfig) -> str:
+    """Return the hash of the images of a prepared dataset, wherever it lies; of a registered one its name."""
+    if config.dataset.uri is None:
+        return str(config.dataset.name)
+    return current_hash(read_any_manifest(open_folder(config.dataset.uri)).content_hash)
 
 
 def result_of(run: TableRun) -> TableResult:

@@ -15,6 +15,7 @@ from orchestrator.config.flat_names import flat_names
 from orchestrator.config.load import load_sweep, read_settings
 from orchestrator.config.settings_text import as_yaml
 from orchestrator.config.sweep import SweepConfig
+from orchestrator.data.datasets import current_hash
 from orchestrator.errors import ReproduceError
 from orchestrator.files.atomic_files import atomic_file
 from orchestrator.records.folder.sweep_folder import SweepFolder
@@ -22,10 +23,12 @@ from orchestrator.reproduce.rows import ResolvedRow
 from orchestrator.reproduce.sweeps import PLACES
 from orchestrator.uris import masked
 
-__all__ = ["TABLES", "PlannedSweep", "TableFolder"]
+__all__ = ["DATASET_CONTENT", "TABLES", "PlannedSweep", "TableFolder"]
 
 TABLES = "reproduce"
 """Folder of all tables, in the folder of all results."""
+DATASET_CONTENT = "dataset_content"
+"""Key of the dataset in the identity of a table."""
 _RECORD = "table.json"
 
 
@@ -76,7 +79,7 @@ class TableFolder:
         """Record what the table is made of, or check that it is continued with the same.
 
         Args:
-            identity: Paper, table and scale.
+            identity: Paper, table, scale and dataset.
             rows: Rows of this command; those of earlier commands stay recorded.
 
         Raises:
@@ -93,7 +96,7 @@ class TableFolder:
         """Check that the table is continued with the settings it was begun with; return its record, empty before.
 
         Args:
-            identity: Paper, table and scale.
+            identity: Paper, table, scale and dataset.
             rows: Rows of this command.
 
         Raises:
@@ -148,6 +151,8 @@ class TableFolder:
         return PlannedSweep(file, SweepFolder(self._runs_dir / str(settings["name"])), settings)
 
     def _refuse_changes(self, before: Mapping[str, Any], identity: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        content = before.get(DATASET_CONTENT, identity.get(DATASET_CONTENT))  # earlier versions recorded none
+        before = {**before, DATASET_CONTENT: current_hash(content) if isinstance(content, str) else content}
         lines = [
             f"  {key}: was {before.get(key)}, is {identity[key]}"
             for key in identity

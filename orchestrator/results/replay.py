@@ -50,14 +50,14 @@ class Outcome:
         trial: Number of the recorded trial that reported it.
         epochs: Epochs of all trials.
         lane_s: Seconds that lanes were held by trials.
-        wall_s: Seconds from the start to the end.
+        wall_s: Seconds from the start to the end; None for a sweep that also trained repeats with other seeds.
     """
 
     best: float | None
     trial: int | None
     epochs: int
     lane_s: float
-    wall_s: float
+    wall_s: float | None
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,7 @@ class Replay:
         lanes: Number of trials at the same time.
         configurations: Number of recorded configurations that can be proposed.
         left_out: Number of trials without a report, or outside the space of the sweep.
+        repeats: Number of trials that repeat a configuration with another seed; neither replayed nor counted elsewhere.
         partial: Number of configurations whose curve was not trained to the end.
         recorded: What the sweep itself found, and at what cost.
         replays: One for each seed.
@@ -109,6 +110,7 @@ class Replay:
     lanes: int
     configurations: int
     left_out: int
+    repeats: int
     partial: int
     recorded: Outcome
     replays: tuple[ReplayedSweep, ...] = field(repr=False)
@@ -194,6 +196,7 @@ def replay_sweep(
         lanes=lanes,
         configurations=len(usable),
         left_out=left_out,
+        repeats=sum(record.is_repeat for record in stored.result.records),
         partial=sum(record.status not in _SETTLED for record in usable),
         recorded=recorded,
         replays=tuple(replays),
@@ -246,11 +249,16 @@ def _parse(
     return sampler, scheduler
 
 
+def _first_seeds(stored: StoredSweep) -> list[TrialRecord]:
+    """Return the trials that train a configuration with its first seed: another strategy proposes no repeats."""
+    return [record for record in stored.result.records if not record.is_repeat]
+
+
 def _usable(stored: StoredSweep) -> tuple[list[TrialRecord], int]:
     """Return the trials that can be proposed, and the number of the others; of equal ones the longest is kept."""
-    space = _space(stored)
+    space, firsts = _space(stored), _first_seeds(stored)
     usable: dict[str, TrialRecord] = {}
-    for record in stored.result.records:
+    for record in firsts:
         if record.reports and not space.strays(record.params):
             key = repr(sorted(record.params.items()))
             if key not in usable or usable[key].epochs < record.epochs:
@@ -258,7 +266,7 @@ def _usable(stored: StoredSweep) -> tuple[list[TrialRecord], int]:
     if not usable:
         raise ConfigError([Problem(f"sweep '{stored.name}'", "no trial has reported yet; there is no curve to replay")])
     found = sorted(usable.values(), key=lambda record: record.number)
-    return found, len(stored.result.records) - len(found)
+    return found, len(firsts) - len(found)
 
 
 def _space(stored: StoredSweep) -> SearchSpace:
@@ -319,19 +327,18 @@ def _allocator(scheduler: TrialSchedulerConfig, setting: AllocationSetting) -> A
 
 
 def _recorded(stored: StoredSweep) -> Outcome:
-    """Return what the sweep itself found in any epoch, within constraints or not, and at what cost."""
+    """Return what the first seeds of the sweep itself found in any epoch, within constraints or not, at what cost."""
+    firsts = _first_seeds(stored)
     metric, mode = stored.result.metric, stored.result.mode
     choose = max if mode == "max" else min
-    values = {
-        record.number: value for record in stored.result.records if (value := record.best(metric, mode)) is not None
-    }
+    values = {record.number: value for record in firsts if (value := record.best(metric, mode)) is not None}
     trial = choose(values, key=lambda number: values[number]) if values else None
     return Outcome(
         best=None if trial is None else values[trial],
         trial=trial,
-        epochs=sum(record.epochs for record in stored.result.records),
-        lane_s=stored.result.so_far.cost.held_s,
-        wall_s=stored.result.so_far.wall_s,
+        epochs=sum(record.epochs for record in firsts),
+        lane_s=sum(record.cost.held_s for record in firsts),
+        wall_s=stored.result.so_far.wall_s if len(firsts) == len(stored.result.records) else None,
     )
 
 

@@ -19,10 +19,13 @@ from orchestrator.config.trial import TrialConfig
 from orchestrator.records.ledger import Ledger, TrialRecord, TrialStatus
 from orchestrator.records.objectives import Objectives
 from orchestrator.search.pauses import begin_again
+from orchestrator.search.samplers.grid import point_key
 from orchestrator.search.samplers.learnable import REPEATS, REPLICATE
+from orchestrator.search.samplers.samplers import has_tried_all
 from orchestrator.seeds.configurations import Configuration, configurations, seed_of
 from orchestrator.seeds.race import RaceState, Repeat, race
 from search_spaces import ChoiceDomain
+from search_spaces.grid import grid_points, grid_size
 
 
 class Step(Enum):
@@ -47,18 +50,46 @@ class SeedRace:
         self._study = study
         self._plan = plan
         self._ledger = ledger
-        self._known: tuple[int, RaceState] | None = None
+        self._known: tuple[tuple[int, ...], RaceState] | None = None
+        self._small: dict[Any, list[dict[str, Any]]] | None = None  # configurations of small arms
 
-    def fix_arm(self) -> None:
-        """Enqueue the arm of a tournament that has the fewest configurations, unless enqueued values wait."""
+    def fix_arm(self) -> bool:
+        """Enqueue the arm of a tournament that has the fewest configurations, unless enqueued values wait.
+
+        An arm that has its share of the trials is left out, and one whose configurations were all tried: trained
+        again with the same seed, they would count as further ones.
+
+        Returns:
+            False where no arm is left.
+        """
         name = self._plan.tournament
         if name is None or self._waiting():
-            return
+            return True
         counts = dict.fromkeys(arms_of(self._plan), 0)
         for record in self._ledger.trials():
             if not record.is_repeat and record.params.get(name) in counts:
                 counts[record.params[name]] += 1
-        self._study.enqueue_trial({name: min(counts, key=lambda arm: counts[arm])})
+        share = self._share(len(counts))
+        for arm in sorted(counts, key=lambda arm: counts[arm]):
+            if counts[arm] < share and (values := self._untried(name, arm)) is not None:
+                self._study.enqueue_trial(values)
+                return True
+        return False
+
+    def _share(self, arms: int) -> int:
+        return -(-self._plan.trials // arms)
+
+    def _untried(self, name: str, arm: Any) -> dict[str, Any] | None:
+        """Return values to enqueue for an arm; None where all its configurations were tried.
+
+        Of a small arm, any sampler but a grid would draw some again, so its configurations are listed.
+        """
+        if self._small is None:
+            self._small = _small_arms(self._plan, self._share(len(arms_of(self._plan))))
+        if arm in self._small:
+            tried = {point_key(trial.params) for trial in self._study.get_trials(deepcopy=False)}
+            return next((point for point in self._small[arm] if point_key(point) not in tried), None)
+        return None if has_tried_all(self._study, {name: arm}) else {name: arm}
 
     def next_repeat(self) -> Step | optuna.Trial:
         """Return a repeat, to be started like a trial that `study.ask` returns, or why none may begin."""
@@ -76,8 +107,9 @@ class SeedRace:
         return self._study.get_trials(deepcopy=False, states=[TrialState.WAITING])
 
     def _race(self, records: list[TrialRecord]) -> RaceState:
-        """Return the state of the race; it changes only when a trial has begun or ended."""
-        key = len(records) + self._ledger.count_ended()
+        """Return the state of the race; it changes only as trials begin or end, and further seeds pause."""
+        paused = (record.number for record in records if record.is_repeat and record.status is TrialStatus.PAUSED)
+        key = (len(records), self._ledger.count_ended(), *paused)
         if self._known is None or self._known[0] != key:
             self._known = key, race_state(self._plan, records)
         return self._known[1]
@@ -93,6 +125,17 @@ class SeedRace:
         )
         storage, study_id = self._study._storage, self._study._study_id
         return optuna.Trial(self._study, storage.create_new_trial(study_id, template))
+
+
+def _small_arms(plan: SearchPlan, most: int) -> dict[Any, list[dict[str, Any]]]:
+    """Return the configurations of the arms that have at most as many as given, by arm."""
+    small = {}
+    for arm in arms_of(plan):
+        part = plan.space.with_choice(str(plan.tournament), arm)
+        size = grid_size(part)
+        if size is not None and size <= most:
+            small[arm] = list(grid_points(part))
+    return small
 
 
 def arms_of(plan: SearchPlan) -> tuple[Any, ...]:

@@ -21,7 +21,7 @@ from orchestrator.search.proposals.enqueued_trials import enqueue_request, param
 from orchestrator.search.proposals.rejections import RejectionStreak, reject
 from orchestrator.search.proposals.trial_filter import Rejection, TrialFilter
 from orchestrator.search.racing import SeedRace, Step, repeat_of, repeated_config
-from orchestrator.search.samplers.samplers import SweepSampler
+from orchestrator.search.samplers.samplers import SweepSampler, has_tried_all
 from orchestrator.search.steering.present_space import (
     PresentSpace,
     known_choices,
@@ -78,7 +78,7 @@ class StudySearcher:
         self._say = say
         self._allocation = allocation
         self._pauses = pauses
-        self._open: set[str] = set()
+        self._open: dict[str, bool] = {}  # trials that hold a lane, by Tune's id; whether each has a further seed
         self.asked: dict[str, optuna.Trial] = {}  # until they end
         self.closed = False
         self._wanted: deque[int] = deque()  # paused trials that the user resumes
@@ -239,19 +239,23 @@ class StudySearcher:
             choice = allocation.next_trial()
         if isinstance(choice, Resume):
             return self._resume(trial_id, choice.number)
-        if allocation.is_finished or (allocation.holds_any and not self._open):
-            return self._end_search(trial_id)
-        if not self._open:
-            raise RuntimeError("the trial scheduler waits for running trials where none runs")
-        return None
+        with self.lock:
+            if self._wanted:
+                return None  # the user has resumed a trial meanwhile
+            runs_any = not all(self._open.values())  # that the rule knows, which are those with the first seed
+            if allocation.is_finished or (allocation.holds_any and not runs_any):
+                return self._end_search(trial_id)
+            if not runs_any:
+                raise RuntimeError("the trial scheduler waits for running trials where none runs")
+            return None
 
     def _resume(self, trial_id: str, number: int) -> dict[str, Any]:
         """Return a paused or interrupted trial, with the epochs that it has reported."""
         self._has_begun = True
         self.asked[trial_id] = begin_again(self._study, number)
-        self._open.add(trial_id)
-        self._ledger.trial_resumed(number, trial_id)
         record = self._ledger.trial(number)
+        self._open[trial_id] = record.is_repeat
+        self._ledger.trial_resumed(number, trial_id)
         if self._allocation is not None:
             self._allocation.start(number, record.params)
         return _for_tune(record)
@@ -263,10 +267,9 @@ class StudySearcher:
             with self.lock:
                 if self.closed or self._is_exhausted():  # the sweep may be ended meanwhile
                     return FINISHED
-                if self.begun >= self._plan.trials:
+                if self.begun >= self._plan.trials or not self._race.fix_arm():
                     # More may be wanted while some are running; further seeds do not wait for that.
                     return None if self._open and self._plan.seeds == 1 else self._end_search(trial_id)
-                self._race.fix_arm()
                 if (found := self._start(trial_id, self._study.ask(), streak)) is not None:
                     return found
         raise streak.exhausted()
@@ -289,7 +292,7 @@ class StudySearcher:
         trial.set_user_attr("tune_trial", trial_id)
         flush_notes(self._study, trial)
         self.asked[trial_id] = trial  # before the ledger makes the trial visible to other threads
-        self._open.add(trial_id)
+        self._open[trial_id] = repeat is not None
         if is_new:
             of = {} if repeat is None else {"repeats": repeat.configuration, "replicate": repeat.replicate}
             self._ledger.trial_started(trial.number, trial_id, params, config.model_dump(mode="json"), **of)
@@ -312,14 +315,11 @@ class StudySearcher:
 
     def _is_exhausted(self) -> bool:
         """Return whether a grid has no point left and no trial waits to resume."""
-        sampler = self._study.sampler
-        if not isinstance(sampler, SweepSampler) or not sampler.is_exhausted(self._study):
-            return False
-        return not self._study.get_trials(deepcopy=False, states=[TrialState.WAITING])
+        return has_tried_all(self._study) and not self._study.get_trials(deepcopy=False, states=[TrialState.WAITING])
 
     def release(self, trial_id: str) -> None:
         """Note that a lane is free; `SweepCallback` calls `study.tell`, with the reason."""
-        self._open.discard(trial_id)
+        self._open.pop(trial_id, None)
 
 
 def _for_tune(record: TrialRecord) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from orchestrator.masked_output import masked_output
 from orchestrator.notify.notifications import Notifications
 from orchestrator.plain_output import say
 from orchestrator.progress.notebook_view import NotebookDisplay, in_notebook
-from orchestrator.records.folder.known_servers import note_server
+from orchestrator.records.folder.known_servers import note_dataset, note_server
 from orchestrator.records.folder.sweep_folder import SweepFolder, existing_folder, new_folder
 from orchestrator.records.folder.sweep_identity import require_original
 from orchestrator.records.history import read_begun
@@ -135,6 +135,7 @@ def _prepared(
     require_usable_places(plans.paths.runs_dir, plans.paths.study_uri)
     named_uris = [config.tracking.uri, config.storage.uri]
     _note_sources(plans, config.network_files, named_uris)
+    note_dataset(config.dataset.uri)
     folder = _begun_folder(plans, named_uris) if resume else _new_folder(plans)
     if resume:
         history = read_begun(folder.journal)

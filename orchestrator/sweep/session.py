@@ -149,7 +149,8 @@ class SweepSession:
                     self._note_spent_epochs(search)
                 progress.update()
                 self._retention.apply()  # 6.
-                if not (supervisor.ray_is_gone and self._completion()):  # what ends everything may end Ray first
+                is_over = self._search_is_over() or self._completion()
+                if not (supervisor.ray_is_gone and is_over):  # what ends everything may end Ray first
                     supervisor.raise_failure()
                 return TrialStatus.INTERRUPTED if self._signals.stop_requested else TrialStatus.FINISHED
 
@@ -160,6 +161,10 @@ class SweepSession:
         return self._budget.exhausted_limit(self._ledger.totals()) or ""
 
     def _all_done(self) -> str:
+        """Return that the search is over, as text; empty where it is not, or trials are left that the user paused."""
+        return "" if self._ledger.held() else self._search_is_over()
+
+    def _search_is_over(self) -> str:
         """Return that the trials are used up and the race of seeds is over, as text; empty where they are not."""
         configurations = self._all_configurations_done()
         if configurations and self._plans.search.seeds > 1:
@@ -289,6 +294,7 @@ class SweepSession:
             signals=self._signals,
             say=progress.say,
             polls=(
+                lambda: self._ledger.lanes_held(lanes.held.asked_s, lanes.held.lanes),
                 progress.update,
                 disk.poll,
                 records.poll,

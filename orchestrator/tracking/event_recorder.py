@@ -208,7 +208,7 @@ class EventRecorder:
             self._upload(run_id, [file], f"{folder}/{below}" if found and ".." not in below else folder)
 
     def _note_lanes(self, event: LanesPlanned) -> None:
-        plan = {key: value for key, value in vars(event).items() if key not in ("event", "time")}
+        plan = {key: value for key, value in vars(event).items() if key not in ("event", "time", "waits")}
         log(self._client, self.runs["sweep"], tags=[tag(f"spatialsweep.{key}", f"{plan[key]:g}") for key in plan])
 
     def _start_trial(self, event: TrialStarted) -> None:

@@ -185,9 +185,7 @@ class JournalFollower(ABC):
                     connected = True
                 while batch := self._next_batch(at_once):
                     self._send([event for event, _ in batch])
-                    if (
-                        self._abandoned.is_set()
-                    ):  # events of the batch may be left, and the bookmark may be another driver's
+                    if self._abandoned.is_set():  # events may be left, and the bookmark may be another driver's
                         return
                     self.events_sent += len(batch)
                     self._done_bytes = batch[-1][1]

@@ -8,6 +8,7 @@ after every epoch that is validated: each one, unless `training.validate_every` 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 
@@ -289,7 +290,9 @@ class Trial:
 
     def _is_best(self, metrics: Mapping[str, float]) -> bool:
         value, best = metrics[self.objective.metric], self.best.get(self.objective.metric)
-        return best is None or (value > best if self.objective.mode == "max" else value < best)
+        if best is None or not math.isfinite(best):
+            return True
+        return math.isfinite(value) and (value > best if self.objective.mode == "max" else value < best)
 
     def _complete_epoch(self, metrics: dict[str, float]) -> None:
         """Count an epoch as complete, validate the network where that is due, and write its checkpoints.

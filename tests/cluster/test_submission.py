@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cluster import remote_tell
+from cluster.cli import _note_sources
 from cluster.job_client import JobClient, dashboard_url
 from cluster.package import IMPORT_ROOTS, plan_package
 from cluster.submission import (
@@ -24,6 +25,7 @@ from cluster.submission import (
 from orchestrator.config import load_sweep
 from orchestrator.data.conversion.prepare import prepare
 from orchestrator.errors import ClusterError, ConfigError
+from orchestrator.records.folder.known_servers import is_known
 from orchestrator.runtime.submitted_versions import SUBMITTED_WITH, version_report
 from tests.support.networks.own_file import write_own_file
 from tests.support.tiny_archives import photo_tree
@@ -156,9 +158,17 @@ def test_a_running_job_is_steered_in_the_folder_of_its_own_results() -> None:
 
 def test_images_that_only_the_cluster_has_are_left_to_the_job() -> None:
     overrides = ["dataset.name=null", "dataset.uri=/nowhere/imagenet"]
-    assert "/nowhere/imagenet" in check_sweep(DIGITS, overrides).unread
+    checked = check_sweep(DIGITS, overrides)
+    assert "/nowhere/imagenet" in checked.unread
+    assert checked.dataset_uri == "/nowhere/imagenet"
     with pytest.raises(ConfigError, match=r"trials"):
         check_sweep(DIGITS, [*overrides, "trials=0"])
+
+
+def test_the_servers_of_a_submitted_sweep_are_known_on_this_machine() -> None:
+    _note_sources(CheckedSweep("s", "http://mlflow.submitted:5000", "", dataset_uri="s3://submitted/images"))
+    assert is_known("http://mlflow.submitted:5000")
+    assert is_known("s3://submitted/images")
 
 
 def test_a_sweep_that_resumes_keeps_a_setting_without_effect(tmp_path: Path) -> None:

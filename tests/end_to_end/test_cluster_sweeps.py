@@ -20,9 +20,9 @@ from ray.core.generated import autoscaler_pb2
 
 from orchestrator import SweepResult, load_sweep, run_sweep
 from orchestrator.lanes.pool import lane_trainer
-from orchestrator.records.events import content_of
 from orchestrator.records.journal import read_events
 from orchestrator.records.ledger import TrialStatus
+from orchestrator.records.lines import content_of
 from orchestrator.runtime.ray_session import ray_session
 from tests.support.cluster_state import assert_nothing_left, live_actors
 from tests.support.networks.own_file import PacedFile

@@ -20,7 +20,7 @@ from mlflow import MlflowClient
 
 from orchestrator import SweepResult, load_sweep, resume_sweep, run_sweep
 from orchestrator.records.ledger import TrialStatus
-from orchestrator.search.allocation.allocator import Allocator, Propose, Resume, Scores
+from orchestrator.search.allocation.allocator import Allocator, Feasibility, Propose, Resume, Scores
 from orchestrator.search.allocation.rules import ALLOCATORS
 from orchestrator.training.checkpoints.checkpoint_content import read_best, read_state
 from tests.support.cluster_state import assert_nothing_left
@@ -97,7 +97,14 @@ class InPairs(Allocator):
     def start(self, number: int, params: Mapping[str, Any]) -> None:
         self._running.add(number)
 
-    def report(self, number: int, epoch: int, scores: Scores, seconds: float) -> bool:
+    def report(
+        self,
+        number: int,
+        epoch: int,
+        scores: Scores,
+        seconds: float,
+        feasibility: Feasibility = Feasibility.FEASIBLE,
+    ) -> bool:
         assert seconds > 0
         self._epochs[number] = epoch
         return epoch == self.setting.max_epochs

@@ -5,25 +5,42 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+import ray
 import torch
 import yaml
 from mlflow import MlflowClient
 
-from orchestrator import SweepConfig, SweepResult, TrialResult, dry_run, load_model, load_sweep, resume_sweep, run_sweep
+from orchestrator import (
+    SweepConfig,
+    SweepResult,
+    TrialResult,
+    dry_run,
+    load_model,
+    load_result,
+    load_sweep,
+    resume_sweep,
+    run_sweep,
+)
 from orchestrator.data.conversion.prepare import prepare
 from orchestrator.errors import ClusterError, ResumeError
+from orchestrator.lanes.lane_setting import LaneInputs
+from orchestrator.lanes.pool import lane_trainer
+from orchestrator.records.history import read_history
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.runtime.lane_plan import plan_lanes
+from orchestrator.sweep import session
 from tests.support.cluster_state import assert_nothing_left
 from tests.support.networks import own_file
 from tests.support.networks.own_file import write_own_file
 from tests.support.sweeps.local_ray import local_ray
 from tests.support.tiny_archives import photo_tree
+from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -298,6 +315,47 @@ def test_a_trial_too_large_for_the_cluster_is_refused_with_the_arithmetic(tmp_pa
     assert plan_lanes(tiny(tmp_path, "resources={workers: 2}").resources, trials=20).lanes == 2
     assert "this cluster has 4 CPU" in dry_run(config).plan_problem
     assert not list(tmp_path.glob("tiny-*"))
+
+
+def test_a_dataset_that_no_node_can_open_ends_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def inputs(dataset: Any, path: str, *rest: Any, **settings: Any) -> LaneInputs:
+        return LaneInputs(dataset, str(tmp_path / "elsewhere"), *rest, **settings)
+
+    monkeypatch.setattr(session, "LaneInputs", inputs)
+    monkeypatch.setattr(lane_trainer, "_MAX_GROUP_LOSSES", 0)  # each failed start ends a run of Train
+    with pytest.raises(ClusterError, match=r"no lane could be kept alive: .*elsewhere"):
+        run_sweep(tiny(tmp_path))
+    assert_nothing_left()
+    record = load_result("tiny", tmp_path).records[0]
+    assert (record.status, record.cost.held_s) == (TrialStatus.INTERRUPTED, 0.0)
+
+
+@ray.remote(num_cpus=4)
+class AllCpus:
+    """Actor of another job, which takes every CPU of the instance."""
+
+    def ready(self) -> bool:
+        return True
+
+
+def test_the_wait_for_a_busy_cluster_is_not_counted(tmp_path: Path) -> None:
+    other, wait_s = AllCpus.remote(), 3.0
+    assert ray.get(other.ready.remote())
+
+    def make_room() -> float:
+        journal = tmp_path / "tiny" / "journal.jsonl"
+        wait_for(lambda: journal.exists() and b'"trial_started"' in journal.read_bytes())
+        time.sleep(wait_s)  # the time that is not to be counted
+        counted_s = read_history(journal).costs.totals(time.time()).cost.held_s
+        ray.kill(other)
+        return counted_s
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(make_room)
+        first = run_sweep(tiny(tmp_path, "trials=1")).records[0]
+        assert waiting.result() == 0.0
+    assert first.ended_s is not None
+    assert 0.0 < first.cost.held_s < first.ended_s - first.started_s - wait_s
 
 
 def test_trials_start_from_a_checkpoint_and_the_sweep_resumes_without_it(best: TrialResult, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from search_spaces import ChoiceDomain, ConstantDomain, Domain, FloatDomain, IntDomain, SearchSpace
+from search_spaces.grid import grid_points, grid_size
 from search_spaces.space import SpaceError, condition_problems
 
 DOMAIN: TypeAdapter[Any] = TypeAdapter(Domain)
@@ -129,6 +130,15 @@ def test_branches_are_all_combinations_of_deciding_choices() -> None:
     ]
     assert nested_space().active({"model": "far", "heads": 4}) == ["lr", "model", "heads", "bias", "depth"]
     assert list(SearchSpace({"lr": FloatDomain(low=0.1, high=1.0)}).branches()) == [{}]
+
+
+def test_one_value_of_a_choice_leaves_out_what_others_decide_on() -> None:
+    space = nested_space()
+    assert list(space.with_choice("model", "near")) == ["lr", "model", "bias"]
+    far = space.with_choice("model", "far")
+    assert (list(far), far["model"].corners()) == (["lr", "model", "heads", "bias", "depth"], ("far",))
+    part = SearchSpace({name: domain for name, domain in space.items() if name != "lr"}).with_choice("model", "far")
+    assert grid_size(part) == 9 * (1 + 2 * 3) == len(list(grid_points(part)))
 
 
 def test_conditions_that_cannot_be_resolved_are_refused() -> None:

@@ -36,8 +36,8 @@ def write_sealed(path: Path, events: Iterable[Event]) -> None:
 
 def rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """Change the events of a journal, as plain data, and renew their checksums."""
-    from orchestrator.records.events import content_of
     from orchestrator.records.journal import read_events
+    from orchestrator.records.lines import content_of
 
     events = []
     for event, _ in list(read_events(path)):

@@ -74,8 +74,8 @@ class DisturbedSweep:
 
     def events(self) -> list[dict[str, Any]]:
         """Return the events of the journal; none before it exists."""
-        from orchestrator.records.events import content_of
         from orchestrator.records.journal import read_events
+        from orchestrator.records.lines import content_of
 
         journal = self.folder / "journal.jsonl"
         return [content_of(event) for event, _ in read_events(journal)] if journal.exists() else []

@@ -37,7 +37,8 @@ def print_replay(replay: Replay, console: Console) -> None:
 def _cells(found: Outcome) -> list[str]:
     best = "-" if found.best is None else f"{found.best:.4f}"
     trial = "-" if found.trial is None else str(found.trial)
-    return [best, trial, str(found.epochs), as_duration(found.lane_s), as_duration(found.wall_s)]
+    wall = "-" if found.wall_s is None else as_duration(found.wall_s)
+    return [best, trial, str(found.epochs), as_duration(found.lane_s), wall]
 
 
 def _limits(replay: Replay) -> list[str]:
@@ -48,6 +49,11 @@ def _limits(replay: Replay) -> list[str]:
     ]
     if replay.left_out:
         lines.append(f"{_count(replay.left_out, 'trial')} left out: no report, outside the space, or proposed twice.")
+    if replay.repeats:
+        lines.append(
+            f"The {_count(replay.repeats, 'trial')} with other seeds {'is' if replay.repeats == 1 else 'are'} not "
+            "counted; how long the sweep took without them is not recorded."
+        )
     if replay.cut_share:
         lines.append(
             f"{replay.cut_share:.0%} of the trials would have been trained beyond their recorded epochs. They end "

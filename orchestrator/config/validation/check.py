@@ -23,7 +23,7 @@ from orchestrator.config.sections.section import Section
 from orchestrator.config.tasks.classification import CLASSIFICATION
 from orchestrator.config.tasks.registry import DEFAULT_TASK, list_tasks, task_facts, unknown_task
 from orchestrator.config.validation.dataset_rules import decoder_problems, fraction_problems, image_facts, map_problems
-from orchestrator.config.validation.optimizer_rules import optimizer_problems
+from orchestrator.config.validation.optimizer_rules import optimizer_name_problems, optimizer_problems
 from orchestrator.config.validation.plain_data import shown
 from orchestrator.config.validation.pydantic_problems import translate, unknown
 from orchestrator.config.validation.resource_rules import resource_problems
@@ -190,14 +190,12 @@ def _check_task(sections: Mapping[str, Any]) -> Iterator[Problem]:
 
 def _check_names(sections: Mapping[str, Any]) -> Iterator[Problem]:
     importlib.import_module("models")  # first: it imports timm without torch's compiler
-    from timm.optim import list_optimizers
 
     training, search = sections.get("training"), sections["search"]
-    if training and training.optimizer not in list_optimizers():
-        yield unknown("training.optimizer", training.optimizer, list_optimizers())
+    if training:
+        yield from optimizer_name_problems("training.optimizer", [training.optimizer])
     for name, domain in domains_of("optimizer", search):
-        missing = [value for value in domain.corners() if value not in list_optimizers()]
-        yield from (unknown(f"search.{name}", str(value), list_optimizers()) for value in missing)
+        yield from optimizer_name_problems(f"search.{name}", map(str, domain.corners()))
     if (recipe := sections.get("recipe")) is not None and recipe not in list_recipes():
         yield unknown("recipe", recipe, list_recipes())
     tracking = sections.get("tracking")

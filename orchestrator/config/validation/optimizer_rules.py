@@ -5,11 +5,12 @@ They concern a sweep as a whole: a setting of a schedule is in order when any of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from orchestrator.config.searched_values import Setting
 from orchestrator.config.sections.training import TrainingConfig
+from orchestrator.config.validation.pydantic_problems import unknown
 from orchestrator.errors import Problem
 
 _OWNERS = {
@@ -19,6 +20,22 @@ _OWNERS = {
     "plateau_patience": ("plateau",),
 }
 """Settings of only some schedules, which others reject."""
+
+
+def optimizer_name_problems(where: str, names: Iterable[str]) -> Iterator[Problem]:
+    """Yield optimisers that timm does not have, or that need second derivatives, which no step computes.
+
+    Args:
+        where: Setting that names them.
+        names: Names of optimisers.
+    """
+    from timm.optim import get_optimizer_info, list_optimizers
+
+    for name in names:
+        if name not in list_optimizers():
+            yield unknown(where, name, list_optimizers())
+        elif get_optimizer_info(name).second_order:
+            yield Problem(where, f"got {name}; it needs second derivatives, which are not computed. Use adamw")
 
 
 def optimizer_problems(training: TrainingConfig, search: Mapping[str, Any]) -> Iterator[Problem]:

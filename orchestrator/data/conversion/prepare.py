@@ -94,12 +94,12 @@ def prepare(
     folder = open_folder(uri)
     with open_source(name, place, scratch=scratch) as source:
         _report(source, notice, max_bad, max_bad_annotations)
-        tasks = _plan(source, folder, images_per_shard)
-        plan = tasks[0].plan
+        size = images_per_shard or _usual_images(source)
+        tasks = _plan(source, folder, size)
         if MANIFEST_NAME in folder.sizes():
-            return _already_prepared(folder, plan)
+            return _already_prepared(folder, _plan_hashes(source, size))
         claim(folder, [task.file for task in tasks])
-        records = {record.shard.file: record for record in _finished(folder, tasks)}
+        records = {record.shard.file: record for record in _reusable(folder, tasks, max_bad)}
         total = sum(task.stop - task.start for task in tasks)
         done = sum(task.stop - task.start for task in tasks if task.file in records)
         progress(done, total)
@@ -112,7 +112,7 @@ def prepare(
         ordered = [records[task.file] for task in tasks]
         _check_bad([bad for record in ordered for bad in record.bad_images], max_bad, folder)
         written = os.fsencode(place or "embedded").decode("utf-8", "backslashreplace")
-        origin = {"place": written, "plan": plan, "fingerprint": source.fingerprint}
+        origin = {"place": written, "plan": tasks[0].plan, "fingerprint": source.fingerprint}
         manifest = _manifest(name, source, ordered, origin)
         _check_whole(manifest, ordered, folder)
     folder.write(MANIFEST_NAME, manifest.to_json().encode())
@@ -120,15 +120,25 @@ def prepare(
     return manifest
 
 
-def _plan(source: Source, folder: Folder, images_per_shard: int | None) -> list[ShardTask]:
-    """Cut every split into shards; the same source is always cut in the same way."""
+def _usual_images(source: Source) -> int:
+    """Return the number of images of a shard where the user names none."""
+    if source.image_shape is None:
+        return _ENCODED_SHARD_IMAGES
+    return max(1, _PIXEL_SHARD_BYTES // math.prod(source.image_shape))
+
+
+def _plan_hashes(source: Source, size: int) -> list[str]:
+    """Return the fingerprint of a source and its division into shards, then those of earlier versions for the same."""
+    rest = [str(size), str(source.image_shape), *source.class_names]
+    return [combined_hash([found, *rest]) for found in (source.fingerprint, *source.earlier_fingerprints)]
+
+
+def _plan(source: Source, folder: Folder, size: int) -> list[ShardTask]:
+    """Cut every split into shards of some images; the same source is always cut in the same way."""
     empty = [split for split, images in source.splits.items() if not images]
     if empty:
         raise DataError(f"{source.root}: split '{empty[0]}' is empty")
-    size = images_per_shard or _ENCODED_SHARD_IMAGES
-    if images_per_shard is None and source.image_shape is not None:
-        size = max(1, _PIXEL_SHARD_BYTES // math.prod(source.image_shape))
-    plan = combined_hash([source.fingerprint, str(size), str(source.image_shape), *source.class_names])
+    plan, *_ = _plan_hashes(source, size)
     return [
         ShardTask(
             plan=plan,
@@ -143,14 +153,26 @@ def _plan(source: Source, folder: Folder, images_per_shard: int | None) -> list[
     ]
 
 
-def _already_prepared(folder: Folder, plan: str) -> Manifest | SceneManifest:
+def _already_prepared(folder: Folder, plans: Sequence[str]) -> Manifest | SceneManifest:
     manifest = read_any_manifest(folder)
-    if manifest.source.get("plan") != plan:
+    if manifest.source.get("plan") not in plans:
         raise DataError(
             f"{folder.shown}: holds {manifest.name}, made from other files or cut otherwise; choose another folder, or "
             "remove this one"
         )
     return manifest
+
+
+def _reusable(folder: Folder, tasks: Sequence[ShardTask], max_bad: int) -> list[ShardRecord]:
+    """Return the records of an earlier call to reuse.
+
+    With more unreadable images than allowed, those without any: the others may have been mended since, which their
+    names and sizes need not show.
+    """
+    found = list(_finished(folder, tasks))
+    if sum(len(record.bad_images) for record in found) > max_bad:
+        return [record for record in found if not record.bad_images]
+    return found
 
 
 def _finished(folder: Folder, tasks: Sequence[ShardTask]) -> Iterator[ShardRecord]:

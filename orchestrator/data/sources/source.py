@@ -67,6 +67,7 @@ class Source(ABC):
         splits: Number of images of each split.
         fingerprint: Hash that changes when the files do.
         notices: Notices about ignored files, one line each.
+        earlier_fingerprints: Fingerprints that earlier versions gave to the same files.
     """
 
     root: Path
@@ -75,6 +76,7 @@ class Source(ABC):
     splits: Mapping[str, int]
     fingerprint: str
     notices: tuple[str, ...] = ()
+    earlier_fingerprints: tuple[str, ...] = ()
 
     @abstractmethod
     def read(self, split: str, start: int, stop: int) -> Iterator[Sample]:

@@ -11,10 +11,12 @@ from typing import Any, cast
 
 import timm
 import torch
+from safetensors import SafetensorError
 from timm.layers.attention import Attention
 from timm.models import load_checkpoint, load_state_dict
 from torch import Tensor, nn
 
+from orchestrator.data.sources.archives import PARSER_FAULTS
 from orchestrator.errors import CheckpointError, did_you_mean, first_line
 from orchestrator.files.home_paths import expanded_path
 from orchestrator.inference.explain.subject import layers_of
@@ -26,17 +28,7 @@ PRETRAINED, UNTRAINED = "pretrained", "untrained"
 """Weights that are no file: those timm downloads, and random ones."""
 
 _FEWEST_TOKENS = 4  # per side
-_UNREADABLE = (
-    TypeError,
-    RuntimeError,
-    AssertionError,
-    AttributeError,
-    KeyError,
-    OSError,
-    ValueError,
-    EOFError,
-    pickle.UnpicklingError,
-)
+_UNREADABLE = (*PARSER_FAULTS, pickle.UnpicklingError, SafetensorError)
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from orchestrator.errors import ExplainError
+from orchestrator.data.sources.archives import PARSER_FAULTS
+from orchestrator.errors import ExplainError, first_line
 from orchestrator.inference.images import NetworkImages
 
 __all__ = ["ink", "regions_for"]
@@ -27,7 +30,7 @@ def regions_for(images: NetworkImages, given: Path | None) -> tuple[Tensor | Non
             images with one channel.
 
     Raises:
-        ExplainError: The file is missing, of another format, or does not fit the images.
+        ExplainError: The file is missing, damaged, of another format, or does not fit the images.
     """
     if given is None:
         is_drawing = images.pixels.shape[1] == 1
@@ -55,15 +58,21 @@ def ink(pixels: Tensor) -> Tensor:
 
 def _masks(images: NetworkImages, path: Path) -> Tensor:
     """Read masks of all images of the split, in the size of the network's input."""
-    with np.load(path) as file:
-        if "masks" not in file:
-            raise ExplainError(f"--regions {path}: has no array 'masks' but {', '.join(file.files) or 'none'}")
-        masks = file["masks"]
-    side = tuple(images.pixels.shape[2:])
-    if masks.ndim != 3 or masks.shape[1:] != side or len(masks) <= max(images.positions):
-        rule = f"(images of the split, {side[0]}, {side[1]}), at least {max(images.positions) + 1} of them"
-        raise ExplainError(f"--regions {path}: masks has the shape {masks.shape}; it is to be {rule}")
-    return torch.from_numpy(masks[list(images.positions)] > 0)
+    try:
+        with np.load(path) as file:
+            if "masks" not in file:
+                raise ExplainError(f"--regions {path}: has no array 'masks' but {', '.join(file.files) or 'none'}")
+            masks = file["masks"]
+        side = tuple(images.pixels.shape[2:])
+        if masks.ndim != 3 or masks.shape[1:] != side or len(masks) <= max(images.positions):
+            rule = f"(images of the split, {side[0]}, {side[1]}), at least {max(images.positions) + 1} of them"
+            raise ExplainError(f"--regions {path}: masks has the shape {masks.shape}; it is to be {rule}")
+        return torch.from_numpy(masks[list(images.positions)] > 0)
+    except ExplainError:
+        raise
+    except PARSER_FAULTS as error:
+        reason = first_line(error) or type(error).__name__
+        raise ExplainError(f"--regions {path}: cannot be read as a .npz of numbers ({reason})") from None
 
 
 def _boxes(images: NetworkImages, path: Path) -> Tensor:
@@ -71,21 +80,36 @@ def _boxes(images: NetworkImages, path: Path) -> Tensor:
     height, width = images.pixels.shape[2:]
     regions = torch.zeros(len(images.positions), height, width, dtype=torch.bool)
     places = {position: index for index, position in enumerate(images.positions)}
-    with path.open(newline="") as file:
-        rows = csv.DictReader(file)
-        if not set(_BOX) <= set(rows.fieldnames or ()):
-            raise ExplainError(f"--regions {path}: its first line is to name the columns {', '.join(_BOX)}")
-        for number, row in enumerate(rows, start=2):
-            try:
-                image, *corners = int(row["image"]), *(float(row[name]) for name in _BOX[1:])
-            except (TypeError, ValueError):
-                raise ExplainError(f"--regions {path}: line {number} does not hold five numbers") from None
-            if image in places:
-                x0, y0, x1, y1 = _after_crop(images, places[image], corners)
-                regions[places[image], max(0, round(y0)) : max(0, round(y1)), max(0, round(x0)) : max(0, round(x1))] = (
-                    True
-                )
+    for image, corners in _rows(path):
+        if image in places:
+            x0, y0, x1, y1 = _after_crop(images, places[image], corners)
+            regions[places[image], _cells(y0, y1, height), _cells(x0, x1, width)] = True
     return regions
+
+
+def _rows(path: Path) -> Iterator[tuple[int, list[float]]]:
+    """Yield position of the image and corners x0, y0, x1, y1 of each row of a file of boxes."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            if not set(_BOX) <= set(rows.fieldnames or ()):
+                raise ExplainError(f"--regions {path}: its first line is to name the columns {', '.join(_BOX)}")
+            for number, row in enumerate(rows, start=2):
+                try:
+                    image, corners = int(row["image"]), [float(row[name]) for name in _BOX[1:]]
+                except (TypeError, ValueError):
+                    image, corners = -1, [math.nan]
+                if not all(map(math.isfinite, corners)):
+                    raise ExplainError(f"--regions {path}: line {number} does not hold five finite numbers")
+                yield image, corners
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ExplainError(f"--regions {path}: cannot be read as a .csv in UTF-8 ({first_line(error)})") from None
+
+
+def _cells(begin: float, end: float, length: int) -> slice:
+    """Return the pixels between two coordinates, within the image."""
+    first, last = (round(min(max(side, 0.0), length)) for side in (begin, end))
+    return slice(first, last)
 
 
 def _after_crop(images: NetworkImages, index: int, corners: list[float]) -> list[float]:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import timm
-import yaml
 from torch import nn
 
 import models
 from orchestrator.config.network_files import read_network_files
+from orchestrator.config.settings_text import parse_yaml
 from orchestrator.errors import ConfigError, Problem
 
 __all__ = ["ComparedNetwork", "compared_networks", "side_for"]
@@ -65,10 +65,13 @@ def compared_networks(texts: Sequence[str], assignments: Sequence[str] = ()) -> 
     problems = []
     for assignment in assignments:
         key, separator, value = assignment.partition("=")
-        if separator and key.strip():
-            common[key.strip()] = yaml.safe_load(value)
-        else:
+        if not separator or not key.strip():
             problems.append(Problem(f"--set {assignment}", "no assignment. Use KEY=VALUE, such as groups=4"))
+            continue
+        try:
+            common[key.strip()] = parse_yaml(value)
+        except ValueError as error:
+            problems.append(Problem(f"--set {assignment}", f"not valid YAML: {error}"))
     networks: list[ComparedNetwork] = []
     for text in texts:
         found = _compared(text, common)
@@ -99,12 +102,13 @@ def side_for(networks: Sequence[ComparedNetwork], given: int | None) -> int:
 def _compared(text: str, common: Mapping[str, Any]) -> ComparedNetwork | Problem:
     name, brace, rest = text.partition("{")
     name = name.strip()
+    rule = "options stand in braces behind the name. Use, for example, sb_resnet50{pooled_size: 6}"
     try:
-        own = yaml.safe_load(brace + rest) if brace else {}
-    except yaml.YAMLError:
-        own = None
+        own = parse_yaml(brace + rest) if brace else {}
+    except ValueError as error:
+        return Problem(text, f"not valid YAML: {error}; {rule}")
     if not isinstance(own, dict) or not all(isinstance(key, str) for key in own):
-        return Problem(text, "options stand in braces behind the name. Use, for example, sb_resnet50{pooled_size: 6}")
+        return Problem(text, rule)
     _, faults = read_network_files({"model": {"name": name}})
     if faults:
         return Problem(text, faults[0].message)

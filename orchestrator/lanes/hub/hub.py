@@ -91,6 +91,7 @@ class LaneHub:
         lane = self._table.lane_of(rank_id)
         if not self._table.is_outdated(rank_id) and lane.serves(assignment):
             lane.begun = True
+            self._table.note_started(lane, rank_id.rank)
 
     async def report(self, rank_id: RankId, assignment: TrialAssignment, report: Report) -> Decision:
         """Deliver an epoch and wait for the decision, which is the same for all ranks.
@@ -100,7 +101,7 @@ class LaneHub:
         decision STOP in any case.
         """
         lane = self._table.lane_of(rank_id)
-        if self._table.is_outdated(rank_id) or not self._table.recover_assignment(lane, assignment):
+        if self._table.is_outdated(rank_id) or not self._table.recover_assignment(lane, rank_id.rank, assignment):
             return Decision.STOP
         lane.reports[rank_id.rank] = report
         self._notify()
@@ -156,7 +157,7 @@ class LaneHub:
         if (
             not self._is_over_for(rank_id)
             and not lane.loss_settled
-            and self._table.recover_assignment(lane, assignment)
+            and self._table.recover_assignment(lane, rank_id.rank, assignment)
         ):
             attempt = lane.attempt
             lane.outcomes[rank_id.rank] = outcome
@@ -218,6 +219,7 @@ class LaneHub:
             lane: Index of the lane that the caller has leased.
             after: Newest epoch that the caller has received; 0 before the first.
         """
+        self._table.held_times.recover(assignment.trial_id, assignment.held_s)
         await self._recover_lane(assignment, lane)
         serving = self._table.serving(assignment.trial_id)
         if self._winding_down and (serving is None or serving.acknowledged < max(after, 1)):
@@ -360,14 +362,14 @@ class LaneHub:
         self._wake_ups.wake_all()
 
     async def hub_state(self) -> HubState:
-        """Return which lanes have a worker group, and the progress of running epochs."""
+        """Return which lanes have a worker group, which trials hold one, and the progress of running epochs."""
         lanes = self._table.lanes
         alive = frozenset(index for index, lane in lanes.items() if lane.alive)
-        return HubState(alive, progress_by_trial(lanes.values()))
+        return HubState(alive, progress_by_trial(lanes.values()), self._table.held_lanes())
 
-    async def generation(self, lane: int) -> int:
-        """Return the newest generation of a lane that has joined; -1 before the first."""
-        return self._table.lanes[lane].generation if lane in self._table.lanes else -1
+    async def ready_generation(self, lane: int) -> int:
+        """Return the newest generation of a lane of which every rank has started; -1 before the first."""
+        return self._table.lanes[lane].ready_generation if lane in self._table.lanes else -1
 
     # Waiting
 

@@ -18,6 +18,8 @@ class Lane:
     Args:
         index: Index of the lane; None for a row that is in no table.
         generation: Newest generation that has joined; -1 before the first.
+        ready_generation: Newest generation of which every rank has asked for an assignment; -1 before the first.
+        asked: Ranks of the newest generation that have asked for an assignment.
         world_size: Number of workers of that generation.
         waiting: Ranks that wait for an assignment, with the id of the trial each has left last.
         assignment: Trial leased to the lane; None when the lane is free.
@@ -37,6 +39,8 @@ class Lane:
 
     index: int | None = None
     generation: int = -1
+    ready_generation: int = -1
+    asked: set[int] = field(default_factory=set)
     world_size: int = 0
     waiting: dict[int, str | None] = field(default_factory=dict)
     assignment: TrialAssignment | None = None
@@ -62,6 +66,11 @@ class Lane:
     def alive(self) -> bool:
         """True when there is a worker group to train on."""
         return self.generation >= 0 and not self.broken and not self.down
+
+    @property
+    def is_held(self) -> bool:
+        """True when a trial holds the lane, and its group is there and has started; also in a lease just recovered."""
+        return self.assignment is not None and not self.down and self.ready_generation == self.generation
 
     @property
     def all_wait(self) -> bool:
@@ -99,7 +108,7 @@ class Lane:
     def begin_generation(self, rank_id: RankId) -> None:
         """Reset the lane for a new worker group."""
         self.generation, self.world_size = rank_id.generation, rank_id.world_size
-        self.waiting, self.reports, self.outcomes, self.progress = {}, {}, {}, None
+        self.asked, self.waiting, self.reports, self.outcomes, self.progress = set(), {}, {}, {}, None
         self.broken = self.loss_settled = self.loss_exempt = self.down = self.begun = False
 
     def serves(self, assignment: TrialAssignment) -> bool:
@@ -110,8 +119,17 @@ class Lane:
         """Return the ranks that have left a trial, including those that were answered before a restart of the hub."""
         return {*self.outcomes, *(rank for rank, left in self.waiting.items() if left == assignment.trial_id)}
 
+    def note_started(self, rank: int) -> bool:
+        """Note that a rank asks for an assignment, or has one; return whether the whole group has started thereby."""
+        self.asked.add(rank)
+        has_started = len(self.asked) == self.world_size and self.ready_generation != self.generation
+        if has_started:
+            self.ready_generation = self.generation
+        return has_started
+
     def wait(self, rank: int, left: str | None) -> None:
         """Record that a rank waits for an assignment."""
+        self.note_started(rank)
         self.waiting[rank] = left
         if self.all_wait:
             self.waiting = dict.fromkeys(self.waiting)  # no rank is inside a trial: the next assignment is for all

@@ -6,6 +6,7 @@ import heapq
 from collections import Counter
 from dataclasses import replace
 
+from orchestrator.lanes.hub.held_times import HeldTimes
 from orchestrator.lanes.hub.lane import Lane
 from orchestrator.lanes.messages import Outcome, RankId, Report, TrialAssignment, TrialOutcome
 
@@ -27,6 +28,7 @@ class LaneTable:
         lanes: Lanes that have joined, or hold a trial, by their index.
         retired: Indices of lanes that the driver does not restart.
         trial_outcomes: Outcomes by the id of the trial.
+        held_times: Time in which each trial has held a lane.
     """
 
     def __init__(self, max_failures: int = 0) -> None:
@@ -39,6 +41,7 @@ class LaneTable:
         self.lanes: dict[int, Lane] = {}
         self.retired: set[int] = set()
         self.trial_outcomes: dict[str, TrialOutcome] = {}
+        self.held_times = HeldTimes()
 
     # Rows
 
@@ -68,9 +71,12 @@ class LaneTable:
     def take_changes(self) -> set[int | str]:
         """Return the lanes and trials that have changed since the last call."""
         changed, self._changed = self._changed, set()
-        for index in changed:
-            if isinstance(index, int) and index in self.lanes and self.lanes[index].ready:
-                heapq.heappush(self._free, index)
+        for change in changed:
+            if isinstance(change, str):
+                serving = self.serving(change)
+                self.held_times.update(change, holds=serving is not None and serving.is_held)
+            elif change in self.lanes and self.lanes[change].ready:
+                heapq.heappush(self._free, change)
         return changed
 
     def retire(self, index: int) -> None:
@@ -105,7 +111,7 @@ class LaneTable:
 
     def wait(self, lane: Lane, rank: int, left: TrialAssignment | None, last_report: Report | None) -> None:
         """Record that a rank waits for an assignment, and the last report of a trial that it has completed."""
-        if left is not None and last_report is not None and self.recover_assignment(lane, left):
+        if left is not None and last_report is not None and self.recover_assignment(lane, rank, left):
             lane.reports[rank] = last_report
         lane.wait(rank, None if left is None else left.trial_id)
         if lane.all_wait and lane.released:
@@ -153,8 +159,14 @@ class LaneTable:
         lane = self.lanes.get(rank_id.lane)
         return lane is None or rank_id.generation < lane.generation
 
-    def recover_assignment(self, lane: Lane, assignment: TrialAssignment) -> bool:
+    def note_started(self, lane: Lane, rank: int) -> None:
+        """Note that a rank of a lane has started: it asks for an assignment, or has one."""
+        if lane.note_started(rank):
+            self.touch(lane)
+
+    def recover_assignment(self, lane: Lane, rank: int, assignment: TrialAssignment) -> bool:
         """Return whether a lane serves a trial; a restarted hub recovers the assignment from the call of a rank."""
+        self.note_started(lane, rank)
         if (
             lane.assignment is None
             and assignment.trial_id not in self.trial_outcomes
@@ -176,6 +188,11 @@ class LaneTable:
     def serving(self, trial_id: str) -> Lane | None:
         """Return the lane that holds a trial; None when no lane does."""
         return self._held.get(trial_id)
+
+    def held_lanes(self) -> dict[str, int]:
+        """Return the lane of each trial that holds one, by the id of the trial; the others wait."""
+        held = {trial_id: lane.index for trial_id, lane in self._held.items() if lane.is_held}
+        return {trial_id: index for trial_id, index in held.items() if index is not None}
 
     def ready_lane(self) -> Lane | None:
         """Return the first lane on which a trial can start at once; None when there is none."""
@@ -208,7 +225,8 @@ class LaneTable:
         report = lane.newest_report if lane is not None else None
         if lane is None or report is None or report.epoch <= after:
             return None
-        return replace(report, lane=lane.index, failures=self._failures_of(assignment))
+        held_s = self.held_times.seconds(assignment.trial_id)
+        return replace(report, lane=lane.index, failures=self._failures_of(assignment), held_s=held_s)
 
     def end_attempt(self, lane: Lane, assignment: TrialAssignment) -> None:
         """Derive the outcome of an attempt from the outcomes of its ranks."""

@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -36,6 +37,19 @@ _POLL_INTERVAL_S = 1.0
 _START_S = 60.0
 
 
+@dataclass(frozen=True)
+class HeldLanes:
+    """Lanes that trials hold, as the hub knew them at one time.
+
+    Args:
+        asked_s: Unix time at which the hub was asked.
+        lanes: Lane of each trial that holds one, by Tune's id of the trial.
+    """
+
+    asked_s: float = 0.0
+    lanes: Mapping[str, int] = field(default_factory=dict)
+
+
 class LanePool:
     """The lanes of one sweep, in the driver; a context manager that opens and closes them.
 
@@ -53,6 +67,7 @@ class LanePool:
         hub: Handle of the hub actor.
         failure: Error of the last lane that was retired because its workers do not start; None before.
         progress: Newest progress of the epochs that train, by number of the trial; replaced about once a second.
+        held: Lanes that trials hold; likewise.
     """
 
     def __init__(self, plan: LanePlan, resources: ResourcesConfig, inputs: LaneInputs, *, scratch: Path) -> None:
@@ -64,6 +79,7 @@ class LanePool:
         self._abandoned = False
         self.failure: BaseException | None = None
         self.progress: Mapping[int, EpochProgress] = {}
+        self.held = HeldLanes()
         hub_actor: Any = ray.remote(LaneHub)
         always: dict[str, Any] = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
         # Every rank and every trial has a call that waits there; with one call above the limit none would be answered.
@@ -197,9 +213,10 @@ class LanePool:
             logger.warning("No lane has found room: the cluster is busy, or has lost nodes. The sweep waits.")
 
     def _refresh_state(self) -> frozenset[int]:
-        """Copy the hub's record of progress; return the lanes that have a worker group."""
+        """Copy the hub's record of progress and of leases; return the lanes that have a worker group."""
+        asked_s = time.time()
         hub_state = ray.get(self.hub.hub_state.remote(), timeout=_ABORT_TIMEOUT_S)
-        self.progress = hub_state.progress
+        self.progress, self.held = hub_state.progress, HeldLanes(asked_s, hub_state.held)
         return frozenset(hub_state.alive)
 
     def _open(self) -> None:
@@ -216,7 +233,8 @@ class LanePool:
         """Run one lane until the sweep closes, and restart it when it ends before; body of the thread `lane-<index>`.
 
         A lane that waits for resources waits without a timeout. A lane whose workers cannot start is retired after
-        `_MAX_FAILED_STARTS` starts in a row in which no rank has joined.
+        `_MAX_FAILED_STARTS` starts in a row after which it was never ready: a rank may join and then fail, as where its
+        node lacks the dataset.
         """
         from orchestrator.lanes.pool.lane_trainer import LanePlacement, run_lane
         from orchestrator.runtime.ray_private.train_driver import is_startup_timeout
@@ -235,8 +253,8 @@ class LanePool:
             self._report_loss(index, error)
             if error is None:
                 continue  # it ended because a node of it is being preempted
-            newest = ray.get(self.hub.generation.remote(index))
-            failed_starts, generation = (failed_starts + 1 if newest == generation else 1), newest
+            newest = ray.get(self.hub.ready_generation.remote(index))
+            failed_starts, generation = (failed_starts + 1 if newest == generation else 0), newest
             failed_starts = 0 if is_startup_timeout(error) else failed_starts
             logger.warning("Lane %d ended and is started again: %s", index, root_cause(error))
             if failed_starts >= _MAX_FAILED_STARTS:

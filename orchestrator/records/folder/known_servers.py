@@ -1,7 +1,8 @@
 """List of servers and databases that this user has named, on the command line or in their own sweep files.
 
-A journal may come from somebody else, and MLflow's client sends the credentials of the environment to any server it
-is pointed at. An address that only a journal names is therefore used only if it is in this list. See decision 0011.
+A journal may come from somebody else, and the clients of MLflow and of object stores send the credentials of the
+environment to any server they are pointed at. An address that only a journal names is therefore used only if it is in
+this list. See decision 0011.
 """
 
 from __future__ import annotations
@@ -35,6 +36,21 @@ def note_server(uri: str) -> None:
             error.strerror,
             without_password(uri),
         )
+
+
+def note_dataset(uri: str | None) -> None:
+    """Add the server of a dataset that the user has named to the list; a folder on this machine is none.
+
+    Args:
+        uri: URI or path of the dataset, or its name; None without any.
+    """
+    if uri is not None and is_server(uri):
+        note_server(uri)
+
+
+def is_server(uri: str) -> bool:
+    """Return whether the URI of a dataset names a server, and no folder on this machine."""
+    return "://" in uri and not uri.startswith("file:///")
 
 
 def is_known(uri: str) -> bool:

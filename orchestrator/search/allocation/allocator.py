@@ -10,10 +10,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import IntEnum
 from typing import Any
 
 Scores = Sequence[float]
 """Objectives of one epoch, one number each; larger is better, and a value that is not finite is minus infinity."""
+
+
+class Feasibility(IntEnum):
+    """Standing of a trial towards the constraints of its sweep, by its best epoch so far; smaller is better."""
+
+    FEASIBLE = 0
+    INFEASIBLE = 1  # further epochs may change that
+    RULED_OUT = 2  # a cost of its network is beyond its bound, which no epoch changes
 
 
 @dataclass(frozen=True)
@@ -85,14 +94,22 @@ class Allocator(ABC):
         """
 
     @abstractmethod
-    def report(self, number: int, epoch: int, scores: Scores, seconds: float) -> bool:
+    def report(
+        self,
+        number: int,
+        epoch: int,
+        scores: Scores,
+        seconds: float,
+        feasibility: Feasibility = Feasibility.FEASIBLE,
+    ) -> bool:
         """Note an epoch of a running trial, and return whether the trial continues; False pauses it.
 
         Args:
             number: Number of the trial.
             epoch: Epoch, from 1. An epoch that a resumed trial repeats is reported again.
             scores: Objectives of the epoch.
-            seconds: Duration of the epoch in seconds.
+            seconds: Duration in seconds of the epochs since the newest one reported before, without repeated ones.
+            feasibility: Whether the trial meets the constraints.
         """
 
     @abstractmethod
@@ -108,6 +125,13 @@ class Allocator(ABC):
     @abstractmethod
     def end(self, number: int) -> None:
         """Note that a trial has ended for good: complete, diverged, failed or stopped by the user.
+
+        Args:
+            number: Number of the trial.
+        """
+
+    def resume_by_hand(self, number: int) -> None:  # noqa: B027 - most rules have nothing to note
+        """Note that the user resumes a paused trial; comes before `start` where the rule has paused it as well.
 
         Args:
             number: Number of the trial.

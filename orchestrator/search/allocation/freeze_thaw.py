@@ -8,6 +8,10 @@ together. A trial continues while no other is worth clearly more.
 The first trial of a sweep is the best guess before any result: values of a paper, or the middle of the space. Where the
 budget is large enough, it trains to the second rung without a pause: one epoch often shows nothing of its worth.
 
+With constraints, improvement is that over the best feasible trial. A trial that is infeasible after as many epochs as
+another one was feasible is left behind: it is worth nothing, unless nothing else is left. Where further epochs can make
+it feasible, the rungs may still promote it, after all feasible ones.
+
 A model can be wrong. Every few assignments of a lane therefore follow the rungs of successive halving instead: the best
 trial that may be promoted trains to the next rung, and a new one begins where none may.
 
@@ -24,7 +28,7 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtr
 
-from orchestrator.search.allocation.allocator import AllocationSetting, Allocator, Propose, Resume, Scores
+from orchestrator.search.allocation.allocator import AllocationSetting, Allocator, Feasibility, Propose, Resume, Scores
 from orchestrator.search.allocation.learning_curves import Array, CurveModel, Prediction
 from orchestrator.search.allocation.promotion_asha import rung_epochs
 from orchestrator.search.allocation.trial_curves import Rows, TrialCurves
@@ -37,8 +41,6 @@ _BY_RUNGS_EVERY = 3
 """One in this many assignments follows the rungs."""
 _KEEP = 1.25
 """Factor on the worth of the running trial, so that lanes do not change trials for next to nothing."""
-_NEW = 1.0
-"""Factor on the worth of a new configuration."""
 _REFIT = 1.1
 """Growth of the number of reports after which the model is fitted again."""
 _ITERATIONS = 5
@@ -53,7 +55,8 @@ class FreezeThaw(Allocator):
     """Rule that gives each epoch to the trial with the largest expected improvement per second.
 
     With `setting.epochs` the sweep ends when these are used. Without, it uses as many epochs as one in
-    `reduction_factor` of the trials takes from beginning to end, and then trains the best trial to its end.
+    `reduction_factor` of the trials takes from beginning to end, and then trains the best trial to its end, a
+    feasible one where there is any.
 
     Args:
         setting: Bounds of the decisions; the first objective counts.
@@ -66,7 +69,8 @@ class FreezeThaw(Allocator):
         self._horizons = _horizons(setting.max_epochs)
         self._rungs = [*rung_epochs(setting), setting.max_epochs]
         self._until: dict[int, int] = {}  # epoch before which a trial does not pause, by row
-        self._best = -math.inf
+        self._by_hand: set[int] = set()  # rows that the user has resumed, until they pause again
+        self._best = -math.inf  # feasible or not
         self._used = 0
         self._reports = 0
         self._fitted_at = 0
@@ -84,10 +88,18 @@ class FreezeThaw(Allocator):
             self._until[row] = next((rung for rung in self._rungs if rung > newest), self.setting.max_epochs)
         self._curves.set_running(row)
 
-    def report(self, number: int, epoch: int, scores: Scores, seconds: float) -> bool:
+    def report(
+        self,
+        number: int,
+        epoch: int,
+        scores: Scores,
+        seconds: float,
+        feasibility: Feasibility = Feasibility.FEASIBLE,
+    ) -> bool:
         """See `Allocator.report`."""
         row = self._curves.row(number)
         is_repeated = epoch < self._curves.newest[row]
+        self._curves.set_feasibility(row, epoch, feasibility)
         self._used += self._curves.add(row, epoch, scores[0], seconds)
         self._best = max(self._best, scores[0])
         self._reports += 1
@@ -95,18 +107,25 @@ class FreezeThaw(Allocator):
         if epoch >= self.setting.max_epochs:
             return True
         if self._used >= self.budget:
-            return self._has_own_budget and row == self._leader()
-        if is_repeated or epoch < max(self.setting.grace_epochs, self._until.get(row, 0)):
+            return self._has_own_budget and (row in self._by_hand or row == self._leader())
+        until = 0 if self._curves.ruled_out[row] else self._until.get(row, 0)
+        if is_repeated or epoch < max(self.setting.grace_epochs, until):
             return True
         return self._is_worth_most(row)
 
     def pause(self, number: int, resume_epoch: int) -> None:
         """See `Allocator.pause`."""
-        self._curves.set_paused(self._curves.row(number), resume_epoch)
+        row = self._curves.row(number)
+        self._by_hand.discard(row)
+        self._curves.set_paused(row, resume_epoch)
 
     def end(self, number: int) -> None:
         """See `Allocator.end`."""
         self._curves.set_ended(self._curves.row(number))
+
+    def resume_by_hand(self, number: int) -> None:
+        """See `Allocator.resume_by_hand`; beyond the epochs that the rule allows itself, it trains to its end."""
+        self._by_hand.add(self._curves.row(number))
 
     def next_trial(self, proposed: int) -> Resume | Propose | None:
         """See `Allocator.next_trial`."""
@@ -122,7 +141,10 @@ class FreezeThaw(Allocator):
                 return self._resume(promoted)
             if may_propose:
                 return Propose()
-        worth, new = self._worth(self._to_predict(paused))
+        promising = self._promising(paused, may_propose)
+        if not len(promising):
+            return Propose() if may_propose else None
+        worth, new = self._worth(self._to_predict(promising))
         best = max(worth, key=lambda row: worth[row])
         return Propose() if may_propose and new >= worth[best] else self._resume(best)
 
@@ -160,36 +182,51 @@ class FreezeThaw(Allocator):
     def _leader(self) -> int:
         """Return the row of the trial with the best score of any epoch, among those that are complete or may go on.
 
-        -1 where there is none. A trial that was stopped, or has failed or diverged, has ended before its last epoch.
+        -1 where there is none. A trial that was stopped, or has failed or diverged, has ended before its last epoch. An
+        infeasible trial leads only where there is no feasible one.
         """
-        incomplete = self._curves.ended & (self._curves.newest < self.setting.max_epochs)
-        best = np.where(incomplete, -np.inf, self._curves.best)
+        best = np.where(self._curves.failed | ~self._curves.leading, -np.inf, self._curves.best)
         return int(np.argmax(best)) if np.isfinite(best).any() else -1
 
     def _is_by_rungs(self) -> bool:
         return self._assignments % _BY_RUNGS_EVERY == _BY_RUNGS_EVERY - 1
 
+    def _promising(self, rows: Rows, may_propose: bool) -> Rows:
+        """Return those of some trials that are not left behind; all where no others run and none may be proposed."""
+        behind = self._curves.left_behind
+        found = rows[~behind[rows]]
+        others = may_propose or bool((self._curves.running & ~behind).any())
+        return found if len(found) or others else rows
+
     def _promotable(self) -> int | None:
-        """Return the best paused trial in the top 1 / `reduction_factor` of a rung, from the highest rung."""
+        """Return the best paused trial in the top 1 / `reduction_factor` of a rung, from the highest rung.
+
+        Infeasible trials come last on a rung; those that are ruled out are not promoted.
+        """
         newest, paused = self._curves.newest, set(self._curves.paused.tolist())
+        feasibility, ruled_out = self._curves.feasibility, self._curves.ruled_out
         for rung, following in reversed(list(zip(self._rungs, self._rungs[1:], strict=False))):
             reached = np.flatnonzero(newest >= rung)
-            order = np.argsort(-self._curves.at(reached, rung), kind="stable")
+            order = np.lexsort((-self._curves.at(reached, rung), feasibility[reached]))  # stable
             for row in reached[order[: len(reached) // self.setting.reduction_factor]].tolist():
-                if row in paused and newest[row] < following:
+                if row in paused and newest[row] < following and not ruled_out[row]:
                     return int(row)
         return None
 
     def _refit(self) -> None:
         if self._reports >= self._fitted_at * _REFIT:
             self._fitted_at = self._reports
-            self._model.fit(self._scaled(slice(None))[0], _ITERATIONS)
+            self._model.fit(self._scaled(np.flatnonzero(self._curves.leading))[0], _ITERATIONS)
 
     def _is_worth_most(self, row: int) -> bool:
         """Return whether no other trial, and no new one, is worth clearly more than a running trial."""
-        worth, new = self._worth(np.append(self._to_predict(self._curves.paused), row), running=row)
+        may_propose = len(self._curves) < self.setting.trials
+        promising = self._promising(np.append(self._curves.paused, row), may_propose)
+        if row not in promising:
+            return False
+        worth, new = self._worth(np.append(self._to_predict(promising[:-1]), row), running=row)
         others = max((value for other, value in worth.items() if other != row), default=-math.inf)
-        if len(self._curves) < self.setting.trials:
+        if may_propose:
             others = max(others, new)
         return worth[row] * _KEEP >= others
 
@@ -213,17 +250,27 @@ class FreezeThaw(Allocator):
         start_s = np.where(np.append(rows, -2) == running, 0.0, START_S)
         rates = gain / (start_s[:, None] + epoch_s[:, None] * np.maximum(epochs - done[:, None], 1))
         found = rates.max(axis=1)
-        return dict(zip(rows.tolist(), found[:-1].tolist(), strict=True)), _NEW * float(found[-1])
+        return dict(zip(rows.tolist(), found[:-1].tolist(), strict=True)), self._share_ahead * float(found[-1])
+
+    @property
+    def _share_ahead(self) -> float:
+        """Share of the trials that are not left behind: a new configuration may be."""
+        begun = int(np.count_nonzero(self._curves.newest))
+        return 1.0 - int(np.count_nonzero(self._curves.left_behind)) / max(begun, 1)
 
     def _scaled(self, rows: Rows | slice) -> tuple[Array, float]:
-        """Return curves in units of the model, where the median trial is at 0 and the best score at 1, and the best."""
-        latest = self._curves.latest
-        latest = latest[np.isfinite(latest)]
-        if not len(latest):
+        """Return curves in units of the model, where the median trial is at 0 and the best score at 1, and the best.
+
+        Both are those of the most feasible trials. Where their scores do not differ, those of all trials give the unit.
+        """
+        latest, leading = self._curves.latest, self._curves.leading
+        if not np.isfinite(latest).any():
             return np.full_like(self._curves.scores[rows], np.nan), 0.0
-        middle = float(np.median(latest))
-        spread = self._best - middle if self._best > middle else 1.0
-        return np.maximum((self._curves.scores[rows] - middle) / spread, _LOWEST), (self._best - middle) / spread
+        best = self._best if leading.all() else float(self._curves.best[leading].max())
+        middle, middle_of_all = (float(np.median(each[np.isfinite(each)])) for each in (latest[leading], latest))
+        spread = best - middle if best > middle else self._best - middle_of_all
+        spread = spread if spread > 0 else 1.0
+        return np.maximum((self._curves.scores[rows] - middle) / spread, _LOWEST), (best - middle) / spread
 
 
 def expected_improvement(prediction: Prediction, best: float) -> Array:

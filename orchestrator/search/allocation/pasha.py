@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.search.allocation.allocator import AllocationSetting, Scores
+from orchestrator.search.allocation.allocator import AllocationSetting, Feasibility, Scores
 from orchestrator.search.allocation.promotion_asha import PromotionAsha
 
 _PERCENTILE = 90.0
@@ -30,7 +30,7 @@ _MOST_COMPARED = 100
 class Pasha(PromotionAsha):
     """Rule that promotes the best trials of each rung, up to a highest rung that grows while orders differ.
 
-    With several objectives, orders are those of the first one.
+    With several objectives, orders are those of the first one. With constraints, the most feasible trials are compared.
 
     Args:
         setting: Bounds of the decisions.
@@ -41,11 +41,18 @@ class Pasha(PromotionAsha):
         self._highest = min(1, len(self._epochs_of_rungs))
         self._curves: dict[int, dict[int, float]] = {}  # first objective by trial and epoch
 
-    def report(self, number: int, epoch: int, scores: Scores, seconds: float) -> bool:
+    def report(
+        self,
+        number: int,
+        epoch: int,
+        scores: Scores,
+        seconds: float,
+        feasibility: Feasibility = Feasibility.FEASIBLE,
+    ) -> bool:
         """See `Allocator.report`."""
         before = self._reached[number]
         self._curves.setdefault(number, {})[epoch] = scores[0]
-        continues = super().report(number, epoch, scores, seconds)
+        continues = super().report(number, epoch, scores, seconds, feasibility)
         if before < self._reached[number] == self._highest and not self._is_order_stable():
             self._highest += 1
         return continues
@@ -53,14 +60,16 @@ class Pasha(PromotionAsha):
     def _promotable(self) -> int | None:
         """Return the best trial that may be promoted to a rung in use, from the highest where there is one."""
         for rung in reversed(self._rungs[: self._highest]):
-            if (number := rung.promotable()) is not None:
+            if (number := rung.promotable(self._worst)) is not None:
                 return number
         return None
 
     def _is_order_stable(self) -> bool:
         """Return whether the trials on the highest rung have the same order there and on the rung below."""
         epochs = self._epochs_of_rungs
-        there = [number for number, rung in self._reached.items() if rung >= self._highest][-_MOST_COMPARED:]
+        there = [number for number, rung in self._reached.items() if rung >= self._highest]
+        best = min(self._feasibility[number] for number in there)
+        there = [number for number in there if self._feasibility[number] is best][-_MOST_COMPARED:]
         upper = [self._score_at(number, epochs[self._highest]) for number in there]
         lower = [self._score_at(number, epochs[self._highest - 1]) for number in there]
         return have_same_order(upper, lower, noise_between([self._curves[number] for number in there]))

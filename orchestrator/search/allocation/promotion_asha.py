@@ -3,10 +3,12 @@
 A trial pauses at each rung. A free lane resumes the best paused trial among the top 1 / `reduction_factor` of a rung,
 highest rung first; where there is none, it begins a new configuration. Nothing is stopped for good: a trial that was
 not promoted is reconsidered whenever its rung grows. With several objectives a rung is ordered by non-dominated rank.
+Trials that violate a constraint come last on a rung, and those that no epoch makes feasible are not promoted while
+there are others.
 
 Source: Li et al. 2018, "A system for massively parallel hyperparameter tuning". Differs: a trial that would be
-promoted at once does not pause. When every configuration was proposed, nothing is promotable and no trial was trained
-to the end, the best trial of the highest rung is promoted all the same.
+promoted at once does not pause. When every configuration was proposed, nothing is promotable and no feasible trial was
+trained to the end, the best trial of the highest rung is promoted all the same, a feasible one where there is any.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import heapq
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.search.allocation.allocator import AllocationSetting, Allocator, Propose, Resume, Scores
+from orchestrator.search.allocation.allocator import AllocationSetting, Allocator, Feasibility, Propose, Resume, Scores
 from orchestrator.search.allocation.ranking import best_first
 
 
@@ -36,7 +38,9 @@ class PromotionAsha(Allocator):
         self._running: set[int] = set()
         self._paused_early: dict[int, None] = {}  # before the next rung, in order
         self._epochs_used = 0
-        self._has_complete = False
+        self._feasibility: dict[int, Feasibility] = {}  # by trial, as reported last
+        self._complete: Feasibility | None = None  # best one of the complete trials
+        self._worst = Feasibility.RULED_OUT  # that a promoted trial may have
 
     def start(self, number: int, params: Mapping[str, Any]) -> None:
         """See `Allocator.start`; a trial that waits on a rung is promoted from it."""
@@ -47,21 +51,27 @@ class PromotionAsha(Allocator):
         if rung >= 0 and not is_early:
             self._rungs[rung].promote(number)
 
-    def report(self, number: int, epoch: int, scores: Scores, seconds: float) -> bool:
+    def report(
+        self,
+        number: int,
+        epoch: int,
+        scores: Scores,
+        seconds: float,
+        feasibility: Feasibility = Feasibility.FEASIBLE,
+    ) -> bool:
         """See `Allocator.report`; a trial pauses at a rung unless it is the next to be promoted.
 
         Once the epochs of all trials are used, every trial pauses.
         """
         self._epochs_used += max(0, epoch - self._epochs.get(number, 0))
         self._epochs[number] = max(epoch, self._epochs.get(number, 0))
-        if epoch >= self.setting.max_epochs:
-            self._has_complete = True
+        self._note_feasibility(number, feasibility, is_complete=epoch >= self.setting.max_epochs)
         reached = bisect.bisect_right(self._epochs_of_rungs, epoch) - 1
         is_last = epoch >= self.setting.max_epochs
         if reached <= self._reached[number]:
             return is_last or not self._are_epochs_used()
         for passed in range(self._reached[number] + 1, reached + 1):
-            self._rungs[passed].add(number, scores)
+            self._rungs[passed].add(number, scores, feasibility)
             if passed < reached:
                 self._rungs[passed].promote(number)
         self._reached[number] = reached
@@ -117,19 +127,32 @@ class PromotionAsha(Allocator):
     def _are_epochs_used(self) -> bool:
         return self.setting.epochs is not None and self._epochs_used >= self.setting.epochs
 
+    def _note_feasibility(self, number: int, feasibility: Feasibility, *, is_complete: bool) -> None:
+        self._feasibility[number] = feasibility
+        if feasibility < Feasibility.RULED_OUT:
+            self._worst = Feasibility.INFEASIBLE
+        if is_complete:
+            self._complete = feasibility if self._complete is None else min(feasibility, self._complete)
+
     def _promotable(self) -> int | None:
         """Return the best trial that may be promoted, from the highest rung where there is one."""
         for rung in reversed(self._rungs):
-            if (number := rung.promotable()) is not None:
+            if (number := rung.promotable(self._worst)) is not None:
                 return number
         return None
 
     def _last_resort(self) -> int | None:
-        """Return the best trial of the highest rung where nothing else would be trained to the end."""
-        if self._running or self._has_complete:
+        """Return the best trial of the highest rung where nothing as feasible would be trained to the end."""
+        if self._running or self._complete is Feasibility.FEASIBLE:
             return None
-        best = (rung.best_waiting() for rung in reversed(self._rungs))
-        return next((number for number in best if number is not None), None)
+        found: tuple[Feasibility, int] | None = None
+        for rung in reversed(self._rungs):
+            number = rung.best_waiting()
+            if number is not None and (found is None or rung.feasibility(number) < found[0]):
+                found = rung.feasibility(number), number
+        if found is None or (self._complete is not None and found[0] >= self._complete):
+            return None
+        return found[1]
 
 
 def rung_epochs(setting: AllocationSetting) -> list[int]:
@@ -157,15 +180,17 @@ class Rung:
     def __init__(self, reduction_factor: int) -> None:
         self._reduction_factor = reduction_factor
         self._scores: dict[int, Scores] = {}
-        self._keys: list[tuple[float, int]] = []  # of one objective, best first
+        self._feasibility: dict[int, Feasibility] = {}
+        self._keys: list[tuple[int, float, int]] = []  # of one objective, best first
         self._waiting: set[int] = set()
-        self._heap: list[tuple[float, int]] = []  # keys of those waiting, and of some that no longer wait
+        self._heap: list[tuple[int, float, int]] = []  # keys of those waiting, and of some that no longer wait
         self._promoted: set[int] = set()
         self._order: list[int] | None = None  # of several objectives, best first
 
-    def add(self, number: int, scores: Scores) -> None:
+    def add(self, number: int, scores: Scores, feasibility: Feasibility) -> None:
         """Add a trial that has reached the rung; it does not wait for a promotion yet."""
         self._scores[number] = tuple(scores)
+        self._feasibility[number] = feasibility
         self._order = None
         if len(scores) == 1:
             bisect.insort(self._keys, self._key(number))
@@ -189,15 +214,22 @@ class Rung:
         """Return whether a trial was promoted from here."""
         return number in self._promoted
 
-    def promotable(self) -> int | None:
-        """Return the best waiting trial among the top 1 / `reduction_factor` of the rung; None where there is none."""
+    def feasibility(self, number: int) -> Feasibility:
+        """Return the feasibility that a trial had here."""
+        return self._feasibility[number]
+
+    def promotable(self, worst: Feasibility) -> int | None:
+        """Return the best waiting trial among the top 1 / `reduction_factor` of the rung; None where there is none.
+
+        Args:
+            worst: Worst feasibility that it may have.
+        """
         count = len(self._scores) // self._reduction_factor
-        if not self._waiting or not count:
+        best = self.best_waiting() if count else None
+        if best is None or self._feasibility[best] > worst:
             return None
         if not self._keys:
-            return next((number for number in self._ordered()[:count] if number in self._waiting), None)
-        best = self.best_waiting()
-        assert best is not None, "some wait"
+            return best if best in self._ordered()[:count] else None
         return best if bisect.bisect_left(self._keys, self._key(best)) < count else None
 
     def best_waiting(self) -> int | None:
@@ -206,15 +238,17 @@ class Rung:
             return None
         if not self._keys:
             return next(number for number in self._ordered() if number in self._waiting)
-        while self._heap[0][1] not in self._waiting:
+        while self._heap[0][-1] not in self._waiting:
             heapq.heappop(self._heap)
-        return self._heap[0][1]
+        return self._heap[0][-1]
 
     def _ordered(self) -> list[int]:
         if self._order is None:
-            numbers = sorted(self._scores)
-            self._order = [numbers[place] for place in best_first([self._scores[number] for number in numbers])]
+            self._order = []
+            for feasibility in Feasibility:
+                numbers = sorted(number for number, found in self._feasibility.items() if found is feasibility)
+                self._order += [numbers[place] for place in best_first([self._scores[number] for number in numbers])]
         return self._order
 
-    def _key(self, number: int) -> tuple[float, int]:
-        return -self._scores[number][0], number
+    def _key(self, number: int) -> tuple[int, float, int]:
+        return self._feasibility[number], -self._scores[number][0], number

@@ -7,8 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from orchestrator.search.allocation.allocator import Feasibility
+
 Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]
+Mask = npt.NDArray[np.bool_]
 
 _FIRST_SIZE = 16
 _FLOOR = -1e300  # of scores that are minus infinity
@@ -27,7 +30,15 @@ class TrialCurves:
         self._scores = np.full((_FIRST_SIZE, epochs), np.nan)
         self._states = np.zeros(
             _FIRST_SIZE,
-            dtype=[("newest", "i8"), ("resume", "i8"), ("seconds", "f8"), ("paused", "?"), ("ended", "?")],
+            dtype=[
+                ("newest", "i8"),
+                ("resume", "i8"),
+                ("seconds", "f8"),
+                ("paused", "?"),
+                ("ended", "?"),
+                ("feasibility", "i1"),
+                ("feasible_since", "i8"),
+            ],
         )
 
     def __len__(self) -> int:
@@ -62,6 +73,13 @@ class TrialCurves:
             known = float(state["seconds"])
             state["seconds"] = seconds / max(grown, 1) if known == 0 else 0.5 * (known + seconds / max(grown, 1))
         return grown
+
+    def set_feasibility(self, row: int, epoch: int, feasibility: Feasibility) -> None:
+        """Note whether a trial meets the constraints, before `add` gets the epoch."""
+        state = self._states[row]
+        if not state["newest"] or state["feasibility"] > feasibility:
+            state["feasible_since"] = epoch
+        state["feasibility"] = feasibility
 
     def set_running(self, row: int) -> None:
         """Note that a trial runs."""
@@ -101,6 +119,51 @@ class TrialCurves:
     def paused(self) -> Rows:
         """Rows of the paused trials."""
         return np.flatnonzero(self._column("paused"))
+
+    @property
+    def feasibility(self) -> npt.NDArray[np.int8]:
+        """`Feasibility` of each trial."""
+        return np.asarray(self._column("feasibility"))
+
+    @property
+    def running(self) -> Mask:
+        """True for trials that are neither paused nor ended."""
+        return np.asarray(~self._column("paused") & ~self._column("ended"))
+
+    @property
+    def failed(self) -> Mask:
+        """True for trials that have ended before their last epoch."""
+        return np.asarray(self.ended & (self.newest < self._scores.shape[1]))
+
+    @property
+    def leading(self) -> Mask:
+        """True for trials of the best feasibility that there is, of which one may be the result."""
+        return np.asarray(self._column("feasibility") <= self._best_feasibility)
+
+    @property
+    def ruled_out(self) -> Mask:
+        """True for trials that no epoch makes feasible, while there are others."""
+        least = max(self._best_feasibility, Feasibility.INFEASIBLE)
+        return np.asarray(self._column("feasibility") > least)
+
+    @property
+    def left_behind(self) -> Mask:
+        """True for trials that are ruled out, or infeasible after as many epochs as another one was feasible."""
+        found = self.ruled_out
+        feasible = self._column("feasibility") == Feasibility.FEASIBLE
+        others = feasible & self._is_candidate
+        if others.any():
+            found = found | (~feasible & (self.newest >= self._column("feasible_since")[others].min()))
+        return found
+
+    @property
+    def _is_candidate(self) -> Mask:
+        return np.asarray((self.newest > 0) & ~self.failed)
+
+    @property
+    def _best_feasibility(self) -> int:
+        found = self._column("feasibility")[self._is_candidate]
+        return int(found.min(initial=Feasibility.RULED_OUT))
 
     @property
     def latest(self) -> Array:

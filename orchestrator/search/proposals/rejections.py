@@ -19,6 +19,7 @@ from orchestrator.errors import SpaceExhaustedError
 from orchestrator.records.ledger import Ledger, count_rejected
 from orchestrator.search.proposals.trial_filter import Rejection
 from orchestrator.search.samplers.learnable import REJECTED
+from orchestrator.search.samplers.samplers import has_tried_all
 from orchestrator.search.write_behind import flush_study
 from search_spaces import setting_of
 
@@ -57,7 +58,9 @@ def reject(
 
 
 def _queue_again(study: optuna.Study, stored: FrozenTrial, wanted: Mapping[str, Any], rejection: Rejection) -> None:
-    """Enqueue values again that were rejected for what the sampler had added to them."""
+    """Enqueue values again that were rejected for what the sampler had added to them, and may add otherwise."""
+    if stored.params.keys() <= wanted.keys() or has_tried_all(study, wanted):
+        return
     attempt = stored.user_attrs.get(_ATTEMPT, 1)
     if wanted and attempt < _MOST_ATTEMPTS and rejection.rule not in map(setting_of, wanted):
         kept = {key: value for key, value in stored.user_attrs.items() if key != REJECTED}

@@ -160,7 +160,7 @@ def _choices(
     if points == 1:
         yield SamplerChoice("random", "nothing is searched")
     if points is not None and points <= trials:
-        yield SamplerChoice("grid", f"the space has {points:,} configurations, and the sweep tries each")
+        yield SamplerChoice("grid", f"the space has {points:,} configurations, and the sweep tries none twice")
     if objectives > 1 and trials >= _LARGE_POPULATION:
         yield SamplerChoice("nsga2", f"{objectives} objectives and {trials:,} trials, enough for generations")
     if objectives > 1 or constraints:

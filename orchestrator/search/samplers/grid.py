@@ -7,6 +7,7 @@ itself. Here each configuration that can be drawn is a point, and `is_exhausted`
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -31,11 +32,11 @@ class GridSampler(optuna.samplers.BaseSampler):
     def __init__(self, space: SearchSpace, seed: int) -> None:
         points = list(grid_points(space))
         self._points = [points[index] for index in np.random.RandomState(seed).permutation(len(points))]
-        self._index = {_key(point): index for index, point in enumerate(self._points)}
+        self._index = {point_key(point): index for index, point in enumerate(self._points)}
 
-    def is_exhausted(self, study: optuna.Study) -> bool:
-        """Return whether every point was proposed."""
-        return self._next_point(study, {}) is None
+    def is_exhausted(self, study: optuna.Study, fixed: Mapping[str, Any] = MappingProxyType({})) -> bool:
+        """Return whether every point with the fixed values was proposed."""
+        return self._next_point(study, fixed) is None
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Choose the point of a trial that has none; it agrees with the values that were enqueued with the trial."""
@@ -68,7 +69,7 @@ class GridSampler(optuna.samplers.BaseSampler):
         for trial in study.get_trials(deepcopy=False):
             if trial.number == except_trial:
                 continue
-            known = self._index.get(_key(trial.params or trial.system_attrs.get("fixed_params", {})))
+            known = self._index.get(point_key(trial.params or trial.system_attrs.get("fixed_params", {})))
             taken.add(trial.system_attrs.get(_POINT) if known is None and _by_grid(trial) else known)
         free = [index for index in range(len(self._points)) if index not in taken]
         agreeing = (index for index in free if fixed.items() <= self._points[index].items())
@@ -80,7 +81,11 @@ def _by_grid(trial: FrozenTrial) -> bool:
     return trial.state is TrialState.RUNNING and not trial.params
 
 
-def _key(values: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return a key that is equal for equal configurations, regardless of their order and of rounding."""
+def point_key(values: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return a key that is equal for equal configurations, regardless of their order and of rounding.
+
+    Args:
+        values: Values by searched name, without constants.
+    """
     rounded = {name: round(value, 12) if isinstance(value, float) else value for name, value in values.items()}
     return tuple(sorted((name, type(value).__name__, value) for name, value in rounded.items()))

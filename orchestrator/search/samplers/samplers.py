@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,9 +76,9 @@ class SweepSampler(BaseSampler):
         """Name of Optuna's sampler; where `auto` was asked for, the chosen one."""
         return self._sampler.name
 
-    def is_exhausted(self, study: optuna.Study) -> bool:
-        """Return whether every configuration was proposed; only a grid ends."""
-        return self._grid is not None and self._grid.is_exhausted(study)
+    def is_exhausted(self, study: optuna.Study, fixed: Mapping[str, Any] = MappingProxyType({})) -> bool:
+        """Return whether every configuration with the fixed values was proposed; only a grid ends."""
+        return self._grid is not None and self._grid.is_exhausted(study, fixed)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Prepare the sampler of a trial."""
@@ -225,6 +226,16 @@ def create_sampler(
     elif startup == LATE:
         start = LateStart(sampler.startup_trials, seed, epochs=second_rung, most=trials // 2, middle=middle)
     return SweepSampler(sampler, space, seed, known, start)
+
+
+def has_tried_all(study: optuna.Study, fixed: Mapping[str, Any] = MappingProxyType({})) -> bool:
+    """Return whether the sampler of a study is a grid that has proposed every point with the fixed values.
+
+    Args:
+        study: Study of a sweep.
+        fixed: Values by searched name.
+    """
+    return isinstance(study.sampler, SweepSampler) and study.sampler.is_exhausted(study, fixed)
 
 
 class _Arguments(NamedTuple):

@@ -18,6 +18,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import TrialScheduler
 
 from orchestrator.config.plans import SearchPlan
+from orchestrator.config.sections.objective import COSTS
 from orchestrator.lanes.tune_keys import ENDED, EPOCH, HELD, REPORTED, TRIAL
 from orchestrator.records.events import (
     Event,
@@ -29,8 +30,9 @@ from orchestrator.records.events import (
     TrialSteered,
 )
 from orchestrator.records.ledger import Ledger, TrialStatus
+from orchestrator.records.objectives import Objectives
 from orchestrator.runtime.ray_private.tune import TuneController
-from orchestrator.search.allocation.allocator import AllocationSetting, Propose, Resume, Scores
+from orchestrator.search.allocation.allocator import AllocationSetting, Feasibility, Propose, Resume, Scores
 from orchestrator.search.allocation.rules import ALLOCATORS
 from orchestrator.search.not_pickled import NotPickled
 from orchestrator.search.schedulers.early_stopping import OldestFirst
@@ -58,9 +60,11 @@ class Allocation:
         )
         self._name = scheduler.name
         self._ledger = ledger
-        self._objectives = plan.objectives
+        self._objectives = Objectives.of(plan.objectives, plan.constraints)
+        self._best: dict[int, tuple[float, Feasibility]] = {}  # first objective and feasibility of the best epoch
         self._epochs: dict[int, int] = {}  # newest reported epoch by trial
         self._held_s: dict[int, float] = {}  # by trial, at its newest report since it was started or resumed
+        self._resume_epochs: dict[int, int] = {}  # of paused trials, until their first report after that
         self._paused: set[int] = set()
         self._pausing: set[int] = set()
         self._held: dict[int, int | None] = {}  # paused by the user: epoch to resume from, None while they still train
@@ -81,6 +85,7 @@ class Allocation:
             if number in self._paused:
                 self._paused.discard(number)
                 self._allocator.start(number, self._ledger.trial(number).params)
+                self._held[number] = self._epochs[number]
             self._held.setdefault(number, None)
 
     def let_go(self, number: int) -> None:
@@ -89,6 +94,8 @@ class Allocation:
             epoch = self._held.pop(number, None)
             if epoch is not None and number in self._pausing:
                 self.pause(number, epoch)
+            if (epoch is not None or number in self._paused) and not self._is_repeat(number):
+                self._allocator.resume_by_hand(number)
 
     @property
     def holds_any(self) -> bool:
@@ -147,11 +154,17 @@ class Allocation:
         with self._lock:
             if epoch > self._epochs[number]:
                 seconds = 0.0 if held_s is None else max(0.0, held_s - self._held_s.get(number, 0.0))
+                before = self._epochs[number]
+                trained = epoch - self._resume_epochs.pop(number, before)
+                if trained > epoch - before:  # epochs that are repeated after a lost checkpoint are not reported
+                    seconds *= (epoch - before) / trained
                 self._epochs[number] = epoch
                 if held_s is not None:
                     self._held_s[number] = held_s
                 self._pausing.discard(number)
-                if not self._allocator.report(number, epoch, self._scores(metrics), seconds):
+                scores = self._scores(metrics)
+                feasibility = self._feasibility(number, scores[0], metrics)
+                if not self._allocator.report(number, epoch, scores, seconds, feasibility):
                     self._pausing.add(number)
             return number not in self._pausing
 
@@ -162,6 +175,7 @@ class Allocation:
     def pause(self, number: int, resume_epoch: int) -> None:
         """Note the pause of a trial, or that the checkpoint of a paused one was removed."""
         with self._lock:
+            self._resume_epochs[number] = resume_epoch
             if number in self._held:
                 self._held[number] = resume_epoch
                 return
@@ -177,6 +191,8 @@ class Allocation:
             self._held.pop(number, None)
             self._pausing.discard(number)
             self._paused.discard(number)
+            self._best.pop(number, None)
+            self._resume_epochs.pop(number, None)
             self._allocator.end(number)
 
     def _is_repeat(self, number: int) -> bool:
@@ -202,12 +218,31 @@ class Allocation:
 
     def _scores(self, metrics: Mapping[str, float]) -> Scores:
         """Return the objectives of an epoch, larger is better."""
-        values = [metrics.get(objective.metric, math.nan) for objective in self._objectives]
+        configs = self._objectives.configs
+        values = [metrics.get(objective.metric, math.nan) for objective in configs]
         signed = [
-            value if objective.mode == "max" else -value
-            for value, objective in zip(values, self._objectives, strict=True)
+            value if objective.mode == "max" else -value for value, objective in zip(values, configs, strict=True)
         ]
         return tuple(value if math.isfinite(value) else -math.inf for value in signed)
+
+    def _feasibility(self, number: int, score: float, metrics: Mapping[str, float]) -> Feasibility:
+        """Return whether a trial meets the constraints, by its best epoch as in the ranking of a sweep."""
+        if number not in self._best or score > self._best[number][0]:
+            self._best[number] = score, feasibility_of(metrics, self._objectives)
+        return self._best[number][1]
+
+
+def feasibility_of(metrics: Mapping[str, float], objectives: Objectives) -> Feasibility:
+    """Return whether an epoch meets the constraints, and if not, whether that can change.
+
+    Args:
+        metrics: Values of the epoch, by metric.
+        objectives: Objectives and constraints of the sweep.
+    """
+    violated = [text for text, violation in objectives.violations_of(metrics).items() if violation > 0]
+    if any(objectives.constraints[text].metric in COSTS for text in violated):
+        return Feasibility.RULED_OUT
+    return Feasibility.INFEASIBLE if violated else Feasibility.FEASIBLE
 
 
 class Allocated(NotPickled, OldestFirst):

@@ -2,13 +2,16 @@
 
 Tune's own scheduler pauses trials and refuses a searcher. Here a trial that has reached a comparison waits for the
 others, which use its lane meanwhile. A population of any size thus takes turns on the lanes, and decisions do not
-depend on the speed of a lane. The decision about a trial is a note in its folder, which its client carries out.
+depend on the speed of a lane. The decision about a trial is a note in its folder, which its client carries out; the
+donor's checkpoints are put beside it while the donor still waits.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +22,15 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from orchestrator.config.plans import SearchPlan
 from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.lanes.tune_keys import ENDED, EPOCH, TRIAL
-from orchestrator.lanes.weight_transfer import WeightTransfer
+from orchestrator.lanes.weight_transfer import WeightTransfer, take_checkpoints
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.folder.trial_folder import trial_folder
 from orchestrator.records.ledger import Ledger, TrialRecord
 from orchestrator.runtime.ray_private.tune import TuneController
 from orchestrator.search.not_pickled import NotPickled
 from search_spaces.domains import ChoiceDomain, Domain, FloatDomain, IntDomain
+
+logger = logging.getLogger(__name__)
 
 _FACTORS = (0.8, 1.2)
 
@@ -48,10 +53,18 @@ class PopulationTraining(NotPickled, FIFOScheduler):
         self._waiting: dict[int, Mapping[str, Any]] = {}  # newest report by number
 
     def on_trial_add(self, tune_controller: TuneController, trial: TuneTrial) -> None:
-        """Add a trial; a wait that an earlier session ordered is lifted."""
-        note = WeightTransfer.read(self._trial_folder(_number(trial)))
-        if note is not None and note.waits:
-            WeightTransfer().write(self._trial_folder(_number(trial)))
+        """Add a trial; a wait that an earlier session ordered is lifted, a replacement in the journal carried out."""
+        number, folder = _number(trial), self._trial_folder(_number(trial))
+        note = WeightTransfer.read(folder)
+        if note is None:
+            return
+        if note.donor is not None and note.epoch is None:
+            name = Path(note.donor).name
+            logger.warning("Trial %d keeps its weights: an earlier version has not taken those of %s", number, name)
+            WeightTransfer().write(folder)
+        elif note.waits:
+            is_recorded = 0 < note.change <= self._ledger.trial(number).changes
+            (replace(note, waits=False) if is_recorded else WeightTransfer()).write(folder)
 
     def on_trial_result(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> str:
         """Let a trial wait where it has reached a comparison; no trial is ever stopped."""
@@ -81,21 +94,41 @@ class PopulationTraining(NotPickled, FIFOScheduler):
             return
         ranked = sorted(self._waiting, key=lambda number: (self._score(self._waiting[number]), -number))
         share = int(len(ranked) * self._settings.quantile)
-        for number in ranked[share:]:
-            WeightTransfer().write(self._trial_folder(number))
-        for number in ranked[:share]:
-            self._replace(number, ranked[-share:])
+        replaced = [number for number in ranked[:share] if self._replace(number, ranked[-share:])]
+        for number in ranked:  # after the checkpoints of all donors are taken, which overwrite them once they continue
+            if number not in replaced:
+                WeightTransfer().write(self._trial_folder(number))
         self._waiting.clear()
 
-    def _replace(self, number: int, best: Sequence[int]) -> None:
-        """Replace the weights of a poor trial by those of one of the best."""
+    def _replace(self, number: int, best: Sequence[int]) -> bool:
+        """Replace the weights of a poor trial by those of one of the best; False where these cannot be read.
+
+        Its client carries out the note only once the journal has the change. Where the driver dies between the two,
+        `on_trial_add` looks for the change in the journal.
+        """
         epoch = self._waiting[number][EPOCH]
         seed = np.random.SeedSequence([self._seed, number, epoch]).generate_state(1)[0]
         chance = np.random.RandomState(seed)
         donor = self._ledger.trial(best[chance.randint(len(best))])
         config = _changed(donor.config, self._explore(donor, chance)) | {"number": number}
+        folder, source = self._trial_folder(number), self._trial_folder(donor.number)
+        try:
+            take_checkpoints(source, folder)
+        except OSError as error:
+            kept = "keeps its weights and settings: the checkpoints of trial"
+            logger.warning("Trial %d %s %d cannot be taken over (%s)", number, kept, donor.number, error)
+            return False
+        note = WeightTransfer(
+            donor=str(source),
+            config=config,
+            epoch=self._waiting[donor.number][EPOCH],
+            change=self._ledger.trial(number).changes + 1,
+            waits=True,
+        )
+        note.write(folder)
         self._ledger.trial_changed(number, donor.number, epoch, config)
-        WeightTransfer(donor=str(self._trial_folder(donor.number)), config=config).write(self._trial_folder(number))
+        replace(note, waits=False).write(folder)
+        return True
 
     def _score(self, report: Mapping[str, Any]) -> float:
         """Return the present value of the objective; larger is better."""

@@ -14,7 +14,7 @@ from orchestrator.config.sections.study import TrialSchedulerConfig
 from orchestrator.lanes.tune_keys import EPOCH
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger
-from orchestrator.search.allocation.allocator import AllocationSetting, Allocator, Propose, Resume, Scores
+from orchestrator.search.allocation.allocator import AllocationSetting, Allocator, Feasibility, Propose, Resume, Scores
 from orchestrator.search.schedulers.trial_schedulers import create_stopping_scheduler
 
 _METRIC = "score"
@@ -43,7 +43,14 @@ class StoppingRule(Allocator):
         self._started.add(number)
         self._scheduler.on_trial_add(None, trial)
 
-    def report(self, number: int, epoch: int, scores: Scores, seconds: float) -> bool:
+    def report(
+        self,
+        number: int,
+        epoch: int,
+        scores: Scores,
+        seconds: float,
+        feasibility: Feasibility = Feasibility.FEASIBLE,
+    ) -> bool:
         """Pass an epoch to the scheduler, and return whether the trial continues."""
         self._last[number] = {EPOCH: epoch, _METRIC: scores[0]}
         return bool(self._scheduler.on_trial_result(None, self._trials[number], self._last[number]) != "STOP")

@@ -6,9 +6,11 @@ are searched beside its other values; they leave the space, and return when the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from orchestrator.config import SweepConfig
@@ -76,6 +78,9 @@ def change_settings(
     problems = [Problem(problem.where.removeprefix("--set "), problem.message) for problem in problems]
     if not problems:
         problems = [problem for text in assignments for problem in _refusals(text, whole["search"], config, sampler)]
+    if not problems:
+        shifted = ((f"search.{name}.low", _shift(raw["search"][name], was)) for name, was in whole["search"].items())
+        problems = [Problem(where, message) for where, message in shifted if message]
     if problems:
         raise ConfigError(problems, _SOURCE)
     domains = {name: _checked_domain(name, raw["search"][name], domain) for name, domain in whole["search"].items()}
@@ -147,6 +152,31 @@ def _refused_domain(path: str, search: Mapping[str, Any]) -> str:
     if not key and bounds != ("choices",):
         return f"name the bound: {' or '.join(f'search.{name}.{bound}' for bound in bounds)}"
     return ""
+
+
+def _shift(content: Any, before: Mapping[str, Any]) -> str:
+    """Return why the new low of a domain would shift its grid; empty where it does not.
+
+    The union of the domains that a sweep has had, from which a lost study is rebuilt, has one step. Another high does
+    not move the values below it.
+
+    Args:
+        content: Changed domain, which is not checked yet.
+        before: Domain before the change, as plain data.
+    """
+    if before.get("step") is None or not isinstance(content, Mapping):
+        return ""
+    low, high = content.get("low"), content.get("high")
+    if not (isinstance(low, int | float) and isinstance(high, int | float) and math.isfinite(low) and low <= high):
+        return ""  # the checks of the configuration report it
+    first, step = Fraction(str(before["low"])), Fraction(str(before["step"]))
+    steps = (Fraction(str(low)) - first) / step
+    if steps.denominator == 1:
+        return ""
+    kind = int if before["type"] == "int" else float
+    lower, upper = (kind(first + index * step) for index in (math.floor(steps), math.ceil(steps)))
+    rule = f"earlier trials lie on a grid of step {before['step']} from {before['low']}, which cannot shift"
+    return f"got {low}; {rule}. Use {lower} or {upper}"
 
 
 def _checked_domain(name: str, content: Any, before: Mapping[str, Any]) -> dict[str, Any]:

@@ -115,7 +115,8 @@ class DeviceSplit:
         """Yield this rank's share of the split in batches; over all ranks every image comes once."""
         mine = torch.tensor_split(torch.arange(len(self), device=self.labels.device), workers.world_size)[workers.rank]
         for index in mine.split(_EVALUATION_BATCH):
-            yield self.batch(index)
+            if len(index):
+                yield self.batch(index)
 
 
 @dataclass(frozen=True)

@@ -214,3 +214,25 @@ def test_shapes_that_do_not_fit() -> None:
         local_attention(q, q, q, torch.randn(3, 3), torch.randn(3, 3), num_heads=4)
     with pytest.raises(ModelOptionError, match="a window side is odd"):
         local_attention(q, q, q, torch.randn(3, 4), torch.randn(3, 4), num_heads=2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("options", [None, {"mask_before_softmax": False}, {"mask_before_softmax": True}])
+def test_half_precision_trains_and_sums_in_single_precision(
+    dtype: torch.dtype, options: dict[str, bool] | None
+) -> None:
+    torch.manual_seed(0)
+    usual = {"max_span": 4, "ramp": 2.0, "span_init": 0.5, "span_penalty": 0.0}
+    layer: nn.Module = LocalAttention(16, num_heads=2, kernel_size=3)
+    if options is not None:
+        layer = AdaptiveAttention(16, num_heads=2, **usual, **options)
+    inputs = [random_maps((9, 7), torch.float32).requires_grad_(), *layer.parameters()]
+    expected = layer(inputs[0])
+    with torch.autocast("cpu", dtype):
+        found = layer(inputs[0])
+    assert found.dtype == dtype
+    tolerance = 0.1 if dtype == torch.bfloat16 else 0.02  # of the largest value
+    probe = torch.randn_like(expected)  # the backward pass is outside autocast, as in training
+    exact = [expected, *torch.autograd.grad(expected, inputs, probe)]
+    for half, single in zip([found, *torch.autograd.grad(found, inputs, probe.to(dtype))], exact, strict=True):
+        torch.testing.assert_close(half.float(), single, rtol=0, atol=tolerance * single.abs().max().item())

@@ -24,10 +24,10 @@ from orchestrator.config import load_sweep, resolve_trial
 from orchestrator.errors import ConfigError, Problem, TrackingError
 from orchestrator.lanes.worker.trial_log import trial_log
 from orchestrator.masked_output import masked_output, masked_traceback
-from orchestrator.records.events import content_of
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.journal import Journal, read_events
 from orchestrator.records.ledger import Ledger, TrialStatus
+from orchestrator.records.lines import content_of
 from orchestrator.records.settings.stored_config import complete_settings, non_default_settings
 from orchestrator.results.stored_sweep import read_sweep
 from orchestrator.sweep.dry_run import dry_run

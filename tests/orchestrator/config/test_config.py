@@ -188,6 +188,8 @@ def test_all_problems_are_reported_at_once_with_file_place_and_remedy(tmp_path: 
         ),
         ({"training": {1: 2}}, "training.1: got 1; a name is text. Write it in quotes"),
         ({"search": {"optimizer": ["sgd", "adamww"]}}, "search.optimizer: unknown 'adamww'. Did you mean 'adamw'?"),
+        ({"search": {"optimizer": ["sgd", "adahessian"]}}, "search.optimizer: got adahessian; it needs second"),
+        ({"training": {"optimizer": "adahessian"}}, "training.optimizer: got adahessian; it needs second derivatives"),
         ({"search": [1]}, "search: got [1]; must map names to domains, such as lr: {type: float, ...}"),
         ({"search": {True: 1}}, "search.True: got True; a name is text. Write it in quotes"),
         ({"search": {"lr": None}}, "search.lr: got None; a domain is {type: float, low, high}, {type: int,"),

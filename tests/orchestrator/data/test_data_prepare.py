@@ -196,6 +196,22 @@ def test_unreadable_images_are_counted_listed_and_rejected(tmp_path: Path) -> No
     assert manifest.splits["test"].per_class == (4, 3, 4)
 
 
+def test_a_mended_image_of_the_same_size_is_read_again(tmp_path: Path) -> None:
+    root = photo_tree(tmp_path)
+    whole = prepare("folder", root, str(tmp_path / "whole"), images_per_shard=4)
+    path = root / "train/cat/2.jpg"
+    content = path.read_bytes()
+    path.write_bytes(bytes(len(content)))  # as a download that was interrupted leaves it
+    target = str(tmp_path / "to")
+    with pytest.raises(DataError, match=r"1 images cannot be read, 0 are allowed\. Fetch them again"):
+        prepare("folder", root, target, images_per_shard=4)
+    path.write_bytes(content)
+    converted: list[str] = []
+    manifest = prepare("folder", root, target, images_per_shard=4, run=cut_after(99, converted))
+    assert converted == ["train-00000.arrow"]  # the other shards are kept
+    assert (manifest.bad_images, manifest.content_hash) == ((), whole.content_hash)
+
+
 def test_a_small_image_of_another_size_is_unreadable(tmp_path: Path) -> None:
     root = icons(tmp_path, per_class=20)
     (root / "train" / "b" / "13.png").write_bytes(png(images(1, (3, 12, 11), 0)[0]))

@@ -122,6 +122,7 @@ def test_every_field_is_typed_and_bounded(path: tuple[str | int, ...], values: l
         (lambda c: c.update(std=[0.2, 0, 0.2]), "a deviation of 0 in channel 1"),
         (lambda c: c.update(kind="encoded"), "kind 'encoded' and image_shape (3, 32, 32) contradict each other"),
         (lambda c: c.update(image_shape=None), "kind 'pixels' and image_shape None contradict each other"),
+        (lambda c: c.update(image_shape=[3, 32768, 32768]), "images of (3, 32768, 32768) values are larger than any"),
         (lambda c: c["splits"]["train"].update(images=51), "split 'train' announces 51 images, its shards 50"),
         (lambda c: c["splits"]["train"]["per_class"].__setitem__(0, 9), "announces 50 images, its classes 54"),
         (lambda c: c["splits"]["train"].update(per_class=[]), "split 'train' counts 0 classes, 10 have names"),

@@ -50,6 +50,19 @@ def test_code_in_a_file_of_weights_is_not_run(tmp_path: Path, wrap: object) -> N
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize("name", ["vit.pth", "vit.safetensors", "vit.npz"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"words", b"PK\x03\x04" + bytes(40), b"\xff" * 64, bytes(64)],
+    ids=["empty", "words", "zip", "ones", "zeros"],
+)
+def test_a_damaged_file_of_weights_is_one_line(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"--compare {NAME}: cannot be built") as caught:
+        load_compared([Comparison(NAME, str(tmp_path / name))], noise(1, channels=3, side=8), 10)
+    assert "\n" not in str(caught.value)
+
+
 def test_weights_of_another_size_decide_on_the_network(tmp_path: Path) -> None:
     small = timm.create_model(NAME, num_classes=10, in_chans=1, img_size=8, patch_size=2)
     torch.save(small.state_dict(), tmp_path / "digits.pth")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -304,6 +306,59 @@ def test_regions_come_from_boxes_and_masks(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(ExplainError, match=why):
             regions_for(images, tmp_path / name)
+
+
+def npy(content: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, content)
+    return buffer.getvalue()
+
+
+def npz(content: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("masks.npy", content)
+    return buffer.getvalue()
+
+
+def npy_of_shape(*shape: int) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "|b1", "fortran_order": False, "shape": shape})
+    return buffer.getvalue()
+
+
+HEAD = b"image,x0,y0,x1,y1\n"
+DAMAGED = {
+    "words.npz": b"words",
+    "empty.npz": b"",
+    "array.npz": npy(np.zeros((8, 8, 8))),
+    "zip.npz": b"PK\x03\x04" + bytes(60),
+    "cut.npz": npz(npy(np.zeros((8, 8, 8))))[:90],
+    "changed.npz": npz(npy(np.zeros((8, 8, 8)))).replace(bytes(99), bytes(98) + b"1"),
+    "bytes.npz": npz(b"words"),
+    "huge.npz": npz(npy_of_shape(1 << 50, 8, 8)),
+    "objects.npz": npz(npy(np.full((8, 8, 8), None, dtype=object))),
+    "texts.npz": npz(npy(np.full((8, 8, 8), "x"))),
+    "pairs.npz": npz(npy(np.zeros((8, 8, 8), dtype="f4,f4"))),
+    "nan.csv": HEAD + b"3,nan,0,2,2\n",
+    "infinite.csv": HEAD + b"3,0,0,2,inf\n",
+    "large.csv": HEAD + b"3,0,0,2,1e400\n",
+    "latin.csv": "image,x0,y0,x1,y1,name\n3,0,0,2,2,caf\xe9\n".encode("latin-1"),
+    "nul.csv": HEAD + b"3,0,0\0,2,2\n",
+    "long.csv": HEAD + b"3,0,0,2," + b"1" * 200_000 + b"\n",
+    "digits.csv": HEAD + b"9" * 5000 + b",0,0,2,2\n",
+    "short.csv": HEAD + b"3,0\n",
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damaged_regions_are_one_line(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(DAMAGED[name])
+    images = dataclasses.replace(noise(2, side=8), positions=(3, 7))
+    with pytest.raises(ExplainError, match=f"--regions {path}: ") as caught:
+        regions_for(images, path)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_vit_of_timm_is_loaded_for_comparison() -> None:

@@ -124,12 +124,20 @@ def test_a_batch_that_does_not_fit_is_a_row_without_numbers(first: bool) -> None
         (["resnet18{"], [], "options stand in braces behind the name"),
         (["resnet18{3}"], [], "options stand in braces behind the name"),
         (["resnet18", "resnet18"], [], "named twice"),
+        (["resnet18{a: [4}"], [], r"not valid YAML: line \d, column \d+: .* options stand in braces behind the name"),
         (["resnet18"], ["drop_rate"], "--set drop_rate: no assignment. Use KEY=VALUE"),
+        (["resnet18"], ["groups=[4"], r"--set groups=\[4: not valid YAML: line \d"),
+        (["resnet18"], ["seen=!!python/object:int {}"], r"--set seen=.*: not valid YAML: line \d"),
     ],
 )
 def test_networks_that_are_not_understood(texts: list[str], assignments: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         compared_networks(texts, assignments)
+
+
+def test_options_are_read_as_settings_are() -> None:
+    (network,) = compared_networks(["sb_resnet50{pooled_size: 010, mode: no}"], ["drop_path_rate=1e-1"])
+    assert network.options == {"drop_path_rate": 0.1, "pooled_size": 10, "mode": "no"}
 
 
 def test_a_network_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +15,8 @@ import ray
 from orchestrator.lanes import trial_client as client_module
 from orchestrator.lanes.messages import Outcome, Report, TrialAssignment, TrialOutcome
 from orchestrator.lanes.trial_client import TrialClient
-from orchestrator.lanes.tune_keys import ENDED, EPOCH, EPOCHS_DONE, FAILURES, TRIAL
-from orchestrator.lanes.weight_transfer import WeightTransfer
+from orchestrator.lanes.tune_keys import ENDED, EPOCH, EPOCHS_DONE, FAILURES, HELD, TRIAL
+from orchestrator.lanes.weight_transfer import WeightTransfer, take_checkpoints
 
 
 class _Hub:
@@ -49,16 +50,26 @@ def report(epoch: int) -> Report:
     return Report(epoch, {"val/top1": epoch / 10}, lane=1)
 
 
+def leave_transfer(tmp_path: Path, epoch: int) -> Path:
+    """Leave the note of a transfer for trial 7 and return the folder of that trial."""
+    folder, donor = tmp_path / "trial-00007", tmp_path / "trial-00003"
+    folder.mkdir(exist_ok=True)
+    donor.mkdir()
+    for name in ("best.pt", "last.pt"):
+        (donor / name).write_text("donor")
+    take_checkpoints(donor, folder)
+    config = {"number": 7, "training": {"epochs": 4, "lr": 0.2}}
+    WeightTransfer(donor=str(donor), config=config, epoch=epoch, change=1).write(folder)
+    return folder
+
+
 def test_a_trial_yields_its_lane_and_resumes_from_another_trial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, donor = tmp_path / "trial-00007", tmp_path / "trial-00003"
-    donor.mkdir()
-    (donor / "last.pt").write_text("donor")
-    trial, hub = client(tmp_path, monkeypatch, [1, report(2), True, 0, report(3), report(4)])
+    trial, hub = client(tmp_path, monkeypatch, [1, report(2), True, 0, report(4)])
     assert trial.step()[EPOCH] == 2
 
-    WeightTransfer(donor=str(donor), config={"number": 7, "training": {"epochs": 4, "lr": 0.2}}).write(folder)
+    folder = leave_transfer(tmp_path, epoch=3)
     result = trial.step()
     assert (result[EPOCH], result["done"]) == (4, True)  # epoch 3 was the donor's
     assert hub.calls == [
@@ -66,8 +77,7 @@ def test_a_trial_yields_its_lane_and_resumes_from_another_trial(
         ("next_event", 1, 0),
         ("yield_lane", "t7", True),
         ("lease",),
-        ("next_event", 0, 0),
-        ("next_event", 1, 3),
+        ("next_event", 0, 3),
     ]
     assert hub.assignment.config["training"]["lr"] == 0.2
     assert (folder / "last.pt").read_text() == "donor"
@@ -77,6 +87,37 @@ def test_a_trial_yields_its_lane_and_resumes_from_another_trial(
     assert trial.step()[ENDED] == "stopped"
     assert hub.assignment.config["training"]["lr"] == 0.2
     assert hub.assignment.failures == 1
+
+
+def test_an_actor_in_the_place_of_one_that_died_takes_the_trial_off_its_lane_before_a_transfer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial, hub = client(tmp_path, monkeypatch, [True, 0, report(3)])
+    leave_transfer(tmp_path, epoch=2)
+    assert trial.step()[EPOCH] == 3
+    assert hub.calls == [("yield_lane", "t7", True), ("lease",), ("next_event", 0, 2)]
+
+
+def test_a_transfer_is_carried_out_once_it_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial, hub = client(tmp_path, monkeypatch, [1, report(2), True, True])
+    trial.step()
+    folder = leave_transfer(tmp_path, epoch=2)
+    note = WeightTransfer.read(folder)
+    assert note is not None
+    replace(note, waits=True).write(folder)
+    assert trial.step()[ENDED] == "interrupted"
+    assert hub.calls[2:] == [("yield_lane", "t7", False), ("is_ending",)]
+    assert not (folder / "last.pt").exists()
+
+
+def test_the_time_on_lanes_is_that_of_the_hub_which_a_restarted_one_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial, hub = client(tmp_path, monkeypatch, [1, replace(report(1), held_s=60.0), replace(report(2), held_s=90.0)])
+    assert trial.step()[HELD] == 60.0
+    assert trial.step()[HELD] == 90.0
+    assert hub.assignment is not None
+    assert hub.assignment.held_s == 60.0
 
 
 def test_a_trial_keeps_a_lane_for_which_no_other_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

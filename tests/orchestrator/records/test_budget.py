@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from time import time as unix_time
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from orchestrator import ConfigError, load_result, load_sweep, run_sweep
 from orchestrator.config import BudgetConfig, ObjectiveConfig
 from orchestrator.records.budget import Budget, as_duration
 from orchestrator.records.costs import Cost, CostAccount, SweepTotals
+from orchestrator.records.history import read_history
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
 from tests.support.journal_events import an_event
@@ -90,6 +92,55 @@ def test_a_trial_costs_its_devices_while_it_holds_a_lane() -> None:
     assert cost.price == pytest.approx((80 * 0.36 + 40 * 3.6) / 3600)
     assert account.totals(100.0).cost == cost
     assert account.totals(100.0).wall_s == 100.0
+
+
+WAITS = ("lanes_planned", 0.0, {"cpus_per_trial": 2.0, "gpus_per_trial": 1.0, "waits": True})
+
+
+def lane_changed(number: int, time: float, lane: int | None) -> tuple[str, float, dict[str, Any]]:
+    return "trial_lane_changed", time, {"trial": number, "lane": lane}
+
+
+def test_trials_that_wait_for_a_lane_cost_nothing() -> None:
+    account = account_of(WAITS, *(started(number, 0.0) for number in range(4)))
+    limits = Budget(budget(gpu_hours=2), ObjectiveConfig())
+    assert account.totals(1800.0).cost.gpu_s == 0.0
+    assert limits.exhausted_limit(account.totals(1e6)) is None
+    account.apply(an_event("trial_lane_changed", 7200.0, trial=0, lane=1))
+    assert account.totals(7260.0).cost == account.cost(0, 7260.0)
+    assert account.cost(0, 7260.0).gpu_s == 60.0  # in its first epoch
+    for kind, time, content in (reported(0, 7300.0, 0.5, held_s=101.0), ended(1, 9000.0, "interrupted")):
+        account.apply(an_event(kind, time, **content))
+    assert (account.cost(0, 7300.0).gpu_s, account.cost(1, 1e6).gpu_s) == (101.0, 0.0)
+
+
+def test_the_wait_for_another_lane_costs_nothing() -> None:
+    account = account_of(
+        WAITS, started(0, 0.0), reported(0, 100.0, 0.5, held_s=90.0),
+        lane_changed(0, 130.0, None), lane_changed(0, 5000.0, 1),
+    )  # fmt: skip
+    assert account.cost(0, 5010.0).held_s == 90.0 + 30.0 + 10.0
+    assert account.holds_since(0) == 5000.0
+    account.apply(an_event("trial_reported", 5060.0, trial=0, held_s=180.0))  # as the hub has counted it
+    assert account.cost(0, 5060.0).held_s == 180.0
+    account.apply(an_event("trial_lane_changed", 5070.0, trial=0))
+    account.apply(an_event("trial_ended", 9000.0, trial=0, status="failed"))
+    assert account.cost(0, 1e6).held_s == 180.0 + 10.0
+
+
+def test_the_time_of_a_trial_whose_client_and_hub_were_replaced_counts_on() -> None:
+    account = account_of(WAITS, started(0, 0.0), reported(0, 3600.0, 0.5, held_s=3600.0))
+    account.apply(an_event("trial_reported", 7200.0, trial=0, held_s=3500.0))
+    assert account.cost(0, 7200.0).held_s == 3600.0 + 3500.0
+
+
+def test_a_session_of_an_older_version_is_counted_as_it_was() -> None:
+    account = account_of(WAITS, started(0, 0.0), ended(0, 100.0, "interrupted"))
+    planned = ("lanes_planned", 1000.0, {"cpus_per_trial": 2.0, "gpus_per_trial": 1.0})
+    resumed = ("trial_resumed", 1000.0, {"trial": 0})
+    for kind, time, content in (("sweep_resumed", 1000.0, {"config": {}}), planned, resumed, ended(0, 1030.0)):
+        account.apply(an_event(kind, time, **content))
+    assert account.cost(0, 1e6).held_s == 30.0
 
 
 def test_an_elastic_trial_costs_the_workers_it_had() -> None:
@@ -234,6 +285,29 @@ def test_a_ledger_writes_the_cost_of_a_trial_into_its_journal(tmp_path: Path) ->
     assert cost.price == pytest.approx(0.72, abs=0.01)
     assert ledger.totals().best == 0.5
     assert ledger.totals().cost == cost
+
+
+def test_a_ledger_records_which_trials_hold_a_lane(tmp_path: Path) -> None:
+    with Journal(tmp_path / "journal.jsonl") as journal:
+        ledger = Ledger(journal)
+        ledger.sweep_started("s", OBJECTIVE, {}, {})
+        ledger.lanes_planned(lanes=1, workers=1, cpus_per_worker=1.0, gpus_per_worker=1.0)
+        for number in (0, 1):
+            ledger.trial_started(number, f"tune{number}", {}, {})
+        assert ledger.totals().cost.held_s == 0.0
+        before = unix_time()
+        ledger.lanes_held(before, {"tune0": 3, "of a trial that has ended": 4})
+        ledger.lanes_held(before, {})  # older than what is known
+        ledger.lanes_held(unix_time(), {"tune0": 3})
+        ledger.trial_reported(1, 1, {"val/top1": 0.5}, held_s=7.0)
+        ledger.lanes_held(unix_time() + 1.0, {"tune1": 0})
+        ledger.trial_ended(0, TrialStatus.FAILED)
+        ledger.lanes_held(unix_time() + 1.0, {"tune0": 3, "tune1": 0})
+    changes = [(event.trial, event.lane) for event in ledger.events() if event.event == "trial_lane_changed"]
+    assert changes == [(0, 3), (0, None)]
+    again = read_history(journal.path).costs  # as after the death of the driver
+    assert again.cost(0, 1e10) == ledger.trial(0).cost
+    assert again.totals(again.last_event_s).cost.held_s == pytest.approx(7.0, abs=5.0)  # trial 1 was running
 
 
 @pytest.mark.slow

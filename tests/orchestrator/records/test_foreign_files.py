@@ -12,7 +12,7 @@ from orchestrator import load_result
 from orchestrator.cli.main import app
 from orchestrator.config import load_sweep
 from orchestrator.errors import TrackingError, UnsafePathError
-from orchestrator.lanes.weight_transfer import WeightTransfer
+from orchestrator.lanes.weight_transfer import WeightTransfer, take_checkpoints
 from orchestrator.lanes.worker.trial_log import trial_log
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.journal import Journal
@@ -104,7 +104,7 @@ def test_retention_removes_files_of_ours_only_and_follows_no_link(tmp_path: Path
             ledger.trial_reported(number, 1, {"val/top1": value})
         for number in (0, 1):
             (folder.trials / f"trial-{number:05d}").mkdir(parents=True)
-            for name in ("best.pt", "last.pt", "handover.json", "notes.txt", "rank-0.log"):
+            for name in ("best.pt", "last.pt", "handover-last.pt", "handover.json", "notes.txt", "rank-0.log"):
                 (folder.trials / f"trial-{number:05d}" / name).write_text("x")
         (folder.trials / "trial-00001" / "mine").mkdir()
         (folder.trials / "trial-00002").symlink_to(mine, target_is_directory=True)
@@ -116,12 +116,18 @@ def test_retention_removes_files_of_ours_only_and_follows_no_link(tmp_path: Path
     assert (mine / "last.pt").read_text() == "mine"
 
 
-def test_a_donor_is_found_after_the_sweep_has_moved(tmp_path: Path) -> None:
-    for place in ("old/trials/trial-00001", "new/trials/trial-00001", "new/trials/trial-00000"):
-        (tmp_path / place).mkdir(parents=True)
-        (tmp_path / place / "best.pt").write_text(place)
-    WeightTransfer(str(tmp_path / "old/trials/trial-00001"), {}).apply(tmp_path / "new/trials/trial-00000")
-    assert (tmp_path / "new/trials/trial-00000/best.pt").read_text() == "new/trials/trial-00001"
+def test_weights_are_taken_over_after_the_sweep_has_moved(tmp_path: Path) -> None:
+    donor, own = (tmp_path / "old" / "trials" / name for name in ("trial-00001", "trial-00000"))
+    for folder in (donor, own):
+        folder.mkdir(parents=True)
+        for name in ("best.pt", "last.pt"):
+            (folder / name).write_text(folder.name)
+    take_checkpoints(donor, own)
+    WeightTransfer(str(donor), {}, epoch=1).write(own)
+    (tmp_path / "old").rename(tmp_path / "new")
+    own = tmp_path / "new" / "trials" / "trial-00000"
+    WeightTransfer(str(donor), {}, epoch=1).apply(own)
+    assert [(own / name).read_text() for name in ("best.pt", "last.pt")] == ["trial-00001"] * 2
 
 
 def test_atomic_files_do_not_follow_links(tmp_path: Path) -> None:
@@ -141,15 +147,17 @@ def test_sessions_and_trials_do_not_write_through_links(tmp_path: Path) -> None:
     session, trial = tmp_path / "s" / "sessions" / "002", tmp_path / "s" / "trials" / "trial-00000"
     for folder, names in (
         (session, ("sweep.yaml", "config.yaml", "dataset.json", "packages.txt")),
-        (trial, ("handover.json.partial", "changed_config.json.partial", "best.pt.handover.partial", "rank-0.log")),
+        (trial, ("handover.json.partial", "changed_config.json.partial", "handover-best.pt", "best.pt", "rank-0.log")),
         (trial.with_name("trial-00001"), ()),
     ):
         folder.mkdir(parents=True)
         for name in names:
             (folder / name).symlink_to(tmp_path / "profile")
-    (trial.with_name("trial-00001") / "best.pt").write_text("weights")
+    for name in ("best.pt", "last.pt"):
+        (trial.with_name("trial-00001") / name).write_text("weights")
     settings = complete_settings(load_sweep({**PLAN, "name": "s"}))
     write_session_snapshot(session, settings, "{}", non_default=settings)
+    take_checkpoints(trial.with_name("trial-00001"), trial)
     WeightTransfer(str(trial.with_name("trial-00001")), {}).write(trial)
     WeightTransfer(str(trial.with_name("trial-00001")), {}).apply(trial)
     with trial_log(trial, 0) as log:

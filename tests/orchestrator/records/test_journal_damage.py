@@ -254,4 +254,4 @@ def test_the_name_of_an_event_is_that_of_its_class() -> None:
     from typing import get_args
 
     kinds = [event.__dataclass_fields__["event"].default for event in get_args(Event)]
-    assert len(set(kinds)) == len(kinds) == 21
+    assert len(set(kinds)) == len(kinds) == 22

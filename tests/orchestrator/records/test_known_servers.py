@@ -7,6 +7,7 @@ import sqlite3
 import stat
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from typer.testing import CliRunner
 from orchestrator import load_result
 from orchestrator.cli.main import app
 from orchestrator.config import load_sweep
-from orchestrator.errors import ConfigError, SpatialSweepError
+from orchestrator.errors import ConfigError, DataError, SpatialSweepError
+from orchestrator.inference.images import dataset_of
 from orchestrator.inference.trained_network import find_network
-from orchestrator.records.folder.known_servers import is_known, note_server
+from orchestrator.records.folder.known_servers import is_known, note_dataset, note_server
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.ledger import TrialStatus
 from orchestrator.sweep.compatibility import stored_config
@@ -49,7 +51,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.server.heard.append(self.headers.get("Authorization"))
         self.send_error(404)
 
-    do_POST = do_GET
+    do_HEAD = do_POST = do_GET
 
     def log_message(self, *_arguments: object) -> None:
         """Print nothing."""
@@ -128,6 +130,45 @@ def test_explain_logs_nothing_to_a_server_that_only_a_journal_names(tmp_path: Pa
     assert find_network(stored.folder, tracking_uri="http://127.0.0.1:9").tracking_uri == "http://127.0.0.1:9"
 
 
+@pytest.mark.parametrize("command_name", ["explain", "export"])
+def test_images_on_a_server_that_only_a_journal_names_are_not_read(
+    tmp_path: Path, listener: Listener, monkeypatch: pytest.MonkeyPatch, command_name: str
+) -> None:
+    for key in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(f"AWS_{key}", "drowssap")
+    stored = StoredModels(tmp_path / "runs")
+    host = listener.uri.removeprefix("http://")
+    uri = f"s3://bucket/x?endpoint_override={host}&scheme=http&region=us-east-1"
+
+    def change(event: dict[str, Any]) -> None:
+        if event["event"] == "sweep_started":
+            event["config"]["dataset"] = {"uri": uri}
+
+    rewrite(stored.folder / "journal.jsonl", change)
+    options = ["--no-mlflow"] if command_name == "explain" else ["--format", "torch-export"]
+    monkeypatch.chdir(tmp_path)
+    said = command(command_name, str(stored.folder), *options)
+    assert f"the images of its training are at {uri}, a server you have not named" in said
+    assert f"add --dataset '{uri}'" in said
+    assert listener.heard == []
+
+
+def test_images_of_an_own_sweep_or_on_this_machine_are_read_without_an_option(tmp_path: Path) -> None:
+    uri = "s3://bucket/scenes?endpoint_override=127.0.0.1:9&scheme=http"
+    trained = replace(find_network(StoredModels(tmp_path / "own").folder), dataset={"uri": uri})
+    for recorded in ({"uri": uri}, {"uri": None, "name": uri}):
+        with pytest.raises(DataError, match="a server you have not named"):
+            dataset_of(replace(trained, dataset=recorded), None)
+    note_dataset(uri)  # as `run` and `submit` do
+    assert dataset_of(trained, None) == uri
+    assert dataset_of(trained, f"{uri}&region=us-east-1") == f"{uri}&region=us-east-1"
+    assert is_known(f"{uri}&region=us-east-1")  # named with --dataset
+    for local in ("data/cifar", "/data/cifar", "file:///data/cifar"):
+        assert dataset_of(replace(trained, dataset={"uri": local}), None) == local
+        note_dataset(local)
+        assert not is_known(local)
+
+
 def test_a_run_makes_its_own_servers_known_and_the_password_is_not_kept(tmp_path: Path, nothing_known: Path) -> None:
     config = load_sweep(
         {
@@ -142,6 +183,10 @@ def test_a_run_makes_its_own_servers_known_and_the_password_is_not_kept(tmp_path
     with pytest.raises(SpatialSweepError, match="no Ray cluster answers"):
         run_sweep(config, address="127.0.0.1:9")
     assert nothing_known.read_text() == f"https://mlflow.example/ml\nsqlite:///{tmp_path}/studies.db\n"
+    there = config.dataset.model_copy(update={"name": None, "uri": "nowhere://bucket/x"})
+    with pytest.raises(SpatialSweepError, match="nowhere://bucket/x: cannot be opened"):
+        run_sweep(config.model_copy(update={"name": "t", "dataset": there}), address="127.0.0.1:9")
+    assert is_known("nowhere://bucket/x")
 
 
 def test_known_servers_are_compared_by_address_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from typer.testing import CliRunner
 
 from orchestrator.cli.main import app
 from orchestrator.config import load_sweep, resolve_trial
+from orchestrator.data.conversion.prepare import prepare
+from orchestrator.data.manifest import read_manifest
+from orchestrator.data.storage import open_folder
 from orchestrator.errors import ConfigError, ReproduceError
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
@@ -21,6 +25,7 @@ from orchestrator.reproduce.report import write_report
 from orchestrator.reproduce.result import TableResult
 from orchestrator.reproduce.run import TableRun, prepare_run, result_of
 from orchestrator.reproduce.sweeps import cells_of
+from tests.support import tiny_archives
 
 FINISHED, DIVERGED, FAILED = TrialStatus.FINISHED, TrialStatus.DIVERGED, TrialStatus.FAILED
 
@@ -154,6 +159,31 @@ def test_another_setting_under_the_same_name_is_refused(tmp_path: Path) -> None:
     (tmp_path / "reproduce" / "spatial_bias-resnet38-small" / "table.json").write_text("{")
     with pytest.raises(ReproduceError, match="cannot be read"):
         changed.folder.check(changed.identity, changed.rows)
+
+
+def test_other_images_under_the_same_name_are_refused(tmp_path: Path) -> None:
+    for name, place in (("digits", None), ("mnist", tiny_archives.mnist(tmp_path).place)):
+        prepare(name, place, str(tmp_path / name))
+    shutil.copytree(tmp_path / "digits", tmp_path / "moved")
+
+    def on(dataset: str, row: str = "none") -> TableRun:
+        assignments = [f"dataset.uri={tmp_path / dataset}", "dataset.validation_fraction=0.5"]
+        return table(tmp_path / "runs", only=[row], assignments=assignments)
+
+    run = on("digits")
+    run.folder.begin(run.identity, run.rows)
+    for same in (on("digits"), on("moved"), on("moved", "stage1")):
+        same.folder.check(same.identity, same.rows)
+    images = read_manifest(open_folder(tmp_path / "digits")).content_hash
+    for other in (on("mnist"), on("mnist", "stage1"), table(tmp_path / "runs", only=["stage1"])):
+        with pytest.raises(ReproduceError, match=rf"dataset_content: was {images}, is "):
+            other.folder.check(other.identity, other.rows)
+    record = run.folder.path / "table.json"
+    content = json.loads(record.read_text())
+    assert content.pop("dataset_content") == images
+    record.write_text(json.dumps(content))  # as an earlier version wrote it
+    unknown = on("mnist")
+    assert unknown.folder.check(unknown.identity, unknown.rows) == content
 
 
 def test_learned_spans_of_the_best_epoch(tmp_path: Path) -> None:

@@ -78,6 +78,30 @@ def test_a_loss_is_minimised_and_trials_without_reports_are_left_out(tmp_path: P
     assert (replay.replays[0].found.best, replay.replays[0].found.trial, replay.left_out) == (0.2, 0, 1)
 
 
+def test_repeats_with_other_seeds_are_not_compared_with(tmp_path: Path) -> None:
+    write_sweep(tmp_path, "s", [(FINISHED, [0.7, 0.8]), (FINISHED, [0.8, 0.9])], ended=None, training={"epochs": 2})
+    with Journal(tmp_path / "s" / "journal.jsonl") as journal:
+        ledger = Ledger(journal)
+        for number, repeated, value in ((2, 1, 0.93), (3, 0, 0.79)):
+            first = ledger.trial(repeated)
+            ledger.trial_started(number, f"tune{number}", first.params, first.config, repeats=repeated, replicate=1)
+            for epoch in (1, 2):
+                ledger.trial_reported(number, epoch, {"val/top1": value}, held_s=10.0 * epoch, lane=0)
+            ledger.trial_ended(number, FINISHED)
+        ledger.sweep_ended(FINISHED, {}, [])
+    replay = replay_sweep("s", "random+none", lanes=1, seeds=2, runs_dir=tmp_path)
+    assert (replay.recorded.best, replay.recorded.trial, replay.recorded.epochs) == (0.9, 1, 4)
+    assert replay.recorded.lane_s == pytest.approx(40, rel=0.1)
+    assert replay.recorded.wall_s is None
+    assert (replay.configurations, replay.left_out, replay.repeats, replay.found_recorded_best) == (2, 0, 2, 2)
+    command = ["replay", "s", "--strategy", "random+none", "--seeds", "1", "--runs-dir", str(tmp_path)]
+    shown = CliRunner().invoke(app, command).output
+    assert "not found" not in shown
+    assert (
+        "The 2 trials with other seeds are not counted; how long the sweep took without them is not recorded" in shown
+    )
+
+
 @pytest.mark.parametrize(
     ("strategy", "lanes", "message"),
     [

@@ -281,6 +281,39 @@ def test_the_worst_paused_trials_lose_their_checkpoints_and_start_again(tmp_path
     session.close()
 
 
+@pytest.mark.parametrize("by_user", [False, True])
+def test_epochs_repeated_after_a_lost_checkpoint_do_not_make_a_trial_slower(tmp_path: Path, by_user: bool) -> None:
+    session = Session(tmp_path, training={"epochs": 27}, trial_scheduler={"name": "freeze_thaw", "grace_epochs": 1})
+    ledger, allocation = session.ledger, session.allocation
+
+    def train(epochs: range, already: int) -> None:
+        for epoch in epochs:
+            held_s = 2.0 * (epoch - already)
+            allocation.report(0, epoch, metrics(0.003, epoch), held_s)
+            ledger.trial_reported(0, epoch, metrics(0.003, epoch), held_s=held_s)
+
+    def seconds(found: Any) -> float:
+        return float(found._allocator._curves.usual_seconds)
+
+    ledger.trial_started(0, "a", {}, {})
+    allocation.start(0, {})
+    train(range(1, 10), 0)
+    if by_user:
+        allocation.hold(0)
+        ledger.trial_steered("", 0, "pause")
+    for resume_epoch in (9, 0):  # then its checkpoint is removed
+        ledger.trial_paused(0, resume_epoch)
+        allocation.pause(0, resume_epoch)
+    if by_user:
+        ledger.trial_steered("", 0, "resume")
+        allocation.let_go(0)
+    ledger.trial_resumed(0, "b")
+    allocation.start(0, {})
+    train(range(10, 13), 0)  # the first nine again, which are not reported
+    assert seconds(allocation) == seconds(create_allocation(session.plan, ledger)) == 2.0
+    session.close()
+
+
 def test_a_budget_of_epochs_begins_no_trial_beyond_it(tmp_path: Path) -> None:
     session = Session(tmp_path, trials=100, budget={"epochs": 12})
     session.run(lanes=1)

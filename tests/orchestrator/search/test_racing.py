@@ -10,11 +10,13 @@ import optuna
 import pytest
 
 from orchestrator.config.plans import SearchPlan
+from orchestrator.config.trial import TrialConfig
 from orchestrator.records.events import ConfigurationMeasured, TrialStarted
 from orchestrator.records.journal import Journal, read_events
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.records.objectives import Objectives
 from orchestrator.search.optuna_state import optuna_state
+from orchestrator.search.proposals.trial_filter import Rejection, TrialFilter
 from orchestrator.search.racing import race_state, record_mean
 from orchestrator.search.samplers.learnable import LearnableStudy, TrialWindow
 from orchestrator.search.schedulers.trial_schedulers import create_allocation
@@ -81,6 +83,17 @@ class Session:
         record_mean(self.ledger, self.objectives, asked.number)
         state, values = optuna_state(record, self.objectives)
         self.study.tell(asked, values=values, state=state)
+        self.searcher.release(tune_id)
+
+    def pause(self, tune_id: str) -> None:
+        """Report an epoch of a trial and pause it."""
+        number = self.searcher.asked.pop(tune_id).number
+        assert self.allocation is not None
+        metrics = {"val/top1": score(number, 0)}
+        self.ledger.trial_reported(number, 1, metrics)
+        self.allocation.report(number, 1, metrics, 1.0)
+        self.ledger.trial_paused(number, 1)
+        self.allocation.pause(number, 1)
         self.searcher.release(tune_id)
 
     def run(self, most: int = 100) -> list[tuple[int, int]]:
@@ -219,6 +232,22 @@ def test_trial_schedulers_do_not_count_repeats(tmp_path: Path, scheduler: str) -
         assert session.run() == [(2, 1), (4, 1), (5, 1), (1, 1), (4, 2), (2, 2)]
 
 
+def test_a_trial_paused_by_the_user_leaves_the_race_its_lanes(tmp_path: Path) -> None:
+    """Begin all that are due: to the allocation rule the trial runs all the time, and it knows no further seeds."""
+    settings = {**SETTINGS, "training": {"epochs": 3, "warmup_epochs": 0}, "trial_scheduler": {"name": "asha"}}
+    with journal_of(tmp_path) as journal:
+        session = Session(search_plan(settings), optuna.storages.InMemoryStorage(), journal)
+        assert session.allocation is not None
+        assert [session.suggest(f"{lane}") for lane in range(6)] == [0, 1, 2, 3, 4, 5]
+        session.searcher.hold(0)
+        session.ledger.trial_steered("", 0, "pause")
+        for lane in range(1, 6):
+            assert session.suggest("wait") is None  # first seeds still run
+            session.train(f"{lane}")
+        session.pause("0")
+        assert [session.suggest(f"p{lane}") for lane in range(5)] == [6, 7, 8, 9, None]
+
+
 def test_a_tournament_gives_its_arms_the_same(tmp_path: Path) -> None:
     settings = {**SETTINGS, "tournament": "optimizer", "seeds": 2}
     with journal_of(tmp_path) as journal:
@@ -227,6 +256,85 @@ def test_a_tournament_gives_its_arms_the_same(tmp_path: Path) -> None:
         arms = [record.params["optimizer"] for record in session.ledger.trials()]
     assert arms[:6] == ["sgd", "adamw"] * 3
     assert trained[6:] == [(2, 1), (5, 1)]  # the best of the even numbers and of the odd ones
+
+
+SMALL_ARMS: dict[str, Any] = {
+    "optimizer": {"choices": ["sgd", "adamw"]},
+    "lr": {"choices": [0.001, 0.01]},
+    "drop_path_rate": {"choices": [0.0, 0.1, 0.2], "when": {"optimizer": "adamw"}},
+}
+CONTINUUM: dict[str, Any] = {
+    "optimizer": {"choices": ["sgd", "adamw"]},
+    "weight_decay": {"type": "float", "low": 0.0, "high": 0.3, "step": 0.1},
+    "lr": {"type": "float", "low": 1e-3, "high": 1e-2, "when": {"optimizer": "adamw"}},
+}
+
+
+def configurations_of(session: Session) -> dict[str, list[dict[str, Any]]]:
+    """Configurations of each arm with their first seed, of which none is trained twice."""
+    firsts = [dict(record.params) for record in session.ledger.trials() if not record.is_repeat]
+    assert len({tuple(sorted(params.items())) for params in firsts}) == len(firsts)
+    return {arm: [each for each in firsts if each["optimizer"] == arm] for arm in ("sgd", "adamw")}
+
+
+@pytest.mark.parametrize(
+    ("search", "sampler", "trials", "counts"),
+    [
+        (SMALL_ARMS, "auto", 12, (2, 6)),  # a grid: there are 8 configurations
+        (SMALL_ARMS, "grid", 12, (2, 6)),
+        (SMALL_ARMS, "random", 12, (2, 6)),
+        (SMALL_ARMS, "tpe", 20, (2, 6)),
+        (SMALL_ARMS, "grid", 6, (2, 3)),
+        (SMALL_ARMS, "grid", 4, (2, 2)),
+        (CONTINUUM, "auto", 12, (4, 6)),
+        (CONTINUUM, "random", 8, (4, 4)),
+    ],
+)
+def test_an_arm_with_few_configurations_gets_each_once(
+    tmp_path: Path, search: dict[str, Any], sampler: str, trials: int, counts: tuple[int, int]
+) -> None:
+    settings = {**SETTINGS, "search": search, "tournament": "optimizer", "trials": trials, "seeds": 2}
+    plan = search_plan({**settings, "sampler": {"name": sampler}})
+    storage = optuna.storages.InMemoryStorage()
+    with journal_of(tmp_path) as journal:
+        first = Session(plan, storage, journal).run(3)
+        session = Session(plan, storage, journal)
+        trained = [*first, *session.run()]
+        arms = configurations_of(session)
+    assert (len(arms["sgd"]), len(arms["adamw"])) == counts
+    assert [replicate for _, replicate in trained] == [0] * sum(counts) + [1, 1]  # then the best of each arm
+
+
+def test_lanes_end_where_no_arm_has_a_configuration_left(tmp_path: Path) -> None:
+    settings = {**SETTINGS, "search": SMALL_ARMS, "sampler": {"name": "random"}, "tournament": "optimizer", "seeds": 1}
+    with journal_of(tmp_path) as journal:
+        session = Session(search_plan({**settings, "trials": 12}), optuna.storages.InMemoryStorage(), journal)
+        assert [session.suggest(f"{lane}") for lane in range(9)] == [*range(8), None]
+        for lane in range(8):
+            session.train(f"{lane}")
+        assert session.suggest("8") == FINISHED
+
+
+@pytest.mark.parametrize(("trials", "counts"), [(8, (1, 4)), (4, (1, 2))])
+def test_rejected_configurations_of_an_arm_are_not_replaced_by_known_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trials: int, counts: tuple[int, int]
+) -> None:
+    rates = {"choices": [0.001, 0.002, 0.003, 0.004]}
+    search = {"optimizer": {"choices": ["sgd", "adamw"]}, "lr": rates}
+    settings = {**SETTINGS, "search": search, "sampler": {"name": "grid"}, "tournament": "optimizer", "trials": trials}
+
+    def rejection(_: TrialFilter, trial: TrialConfig) -> Rejection | None:
+        poor = trial.training.optimizer == "sgd" and trial.training.lr != 0.003
+        return Rejection("max_params", "too large") if poor else None
+
+    monkeypatch.setattr(TrialFilter, "rejection", rejection)
+    with journal_of(tmp_path) as journal:
+        session = Session(search_plan({**settings, "seeds": 1}), optuna.storages.InMemoryStorage(), journal)
+        session.run()
+        arms = configurations_of(session)
+        tried = [tuple(sorted(trial.params.items())) for trial in session.study.trials]
+    assert (len(arms["sgd"]), len(arms["adamw"])) == counts
+    assert len(set(tried)) == len(tried)  # none is proposed again after its rejection
 
 
 @pytest.mark.parametrize("tournament", [None, "optimizer"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ from ray.tune.schedulers import TrialScheduler
 
 from orchestrator import load_sweep
 from orchestrator.errors import ConfigError
+from orchestrator.files.atomic_files import atomic_file
 from orchestrator.lanes.hub.hub import LaneHub
 from orchestrator.lanes.messages import Decision
 from orchestrator.lanes.tune_keys import EPOCH
-from orchestrator.lanes.weight_transfer import WeightTransfer, changed_config
+from orchestrator.lanes.weight_transfer import WeightTransfer, take_checkpoints
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
+from orchestrator.search.schedulers import population
 from orchestrator.search.schedulers.early_stopping import brackets
 from orchestrator.search.schedulers.population import draw, perturb
 from orchestrator.search.schedulers.trial_schedulers import create_trial_scheduler, trials_at_once
@@ -69,6 +72,7 @@ class Simulation:
 
     def report(self, number: int, epoch: int, value: float) -> str:
         """Report as Tune does: the scheduler decides before the ledger records the epoch."""
+        self.save(number, epoch)
         metrics = {"val/top1": value}
         decision = self.scheduler.on_trial_result(None, self.trials[number], {**metrics, EPOCH: epoch})
         self.ledger.trial_reported(number, epoch, metrics)
@@ -79,8 +83,28 @@ class Simulation:
         self.scheduler.on_trial_error(None, self.trials[number])
         self.ledger.trial_ended(number, TrialStatus.FAILED)
 
+    def trial_folder(self, number: int) -> Path:
+        return self.folder.trials / f"trial-{number:05d}"
+
     def note(self, number: int) -> WeightTransfer | None:
-        return WeightTransfer.read(self.folder.trials / f"trial-{number:05d}")
+        return WeightTransfer.read(self.trial_folder(number))
+
+    def save(self, number: int, epoch: int) -> None:
+        """Replace the checkpoints of a trial by those of an epoch, as a lane does."""
+        self.trial_folder(number).mkdir(parents=True, exist_ok=True)
+        for name in ("best.pt", "last.pt"):
+            with atomic_file(self.trial_folder(number) / name) as partial:
+                partial.write_text(f"trial {number}, epoch {epoch}")
+
+    def checkpoints(self, number: int) -> dict[str, str]:
+        return {path.name: path.read_text() for path in self.trial_folder(number).glob("*.pt")}
+
+    def compare(self) -> None:
+        """Report the second epoch of eight trials, of which the first two are the worst and the last two the best."""
+        for number in range(8):
+            self.begin(number, lr=0.001 * (number + 1))
+        for number in range(8):
+            self.report(number, 2, number / 10)
 
 
 Simulate = Callable[..., Simulation]
@@ -175,7 +199,7 @@ def test_a_poor_trial_takes_over_weights_and_changed_settings_of_a_good_one(tmp_
     assert [simulation.note(number) for number in (1, 2, 3)] == [WeightTransfer()] * 3
     note = simulation.note(0)
     assert note is not None
-    assert note.donor == str(tmp_path / "trials" / "trial-00003")
+    assert (note.donor, note.epoch, note.waits) == (str(tmp_path / "trials" / "trial-00003"), 2, False)
     assert note.config is not None
     assert note.config["number"] == 0
     assert note.config["training"]["lr"] != 0.008
@@ -192,20 +216,107 @@ def test_a_wait_of_an_earlier_session_is_lifted(tmp_path: Path, simulate: Simula
     assert simulation.note(0) == WeightTransfer()
 
 
-def test_a_note_is_carried_out_once(tmp_path: Path) -> None:
-    donor, own = tmp_path / "donor", tmp_path / "own"
-    for folder in (donor, own):
-        folder.mkdir()
-        (folder / "last.pt").write_text(folder.name)
-    WeightTransfer(donor=str(donor), config={"number": 1}).write(own)
-    note = WeightTransfer.read(own)
-    assert note == WeightTransfer(donor=str(donor), config={"number": 1})
-    note.apply(own)
-    assert (own / "last.pt").read_text() == "donor"
-    assert WeightTransfer.read(own) is None
-    assert changed_config(own) == {"number": 1}
-    assert changed_config(donor) is None
-    assert sorted(path.name for path in own.iterdir()) == ["changed_config.json", "last.pt"]
+def test_a_trial_takes_over_the_epoch_that_was_compared(tmp_path: Path, simulate: Simulate) -> None:
+    simulation = simulate(tmp_path, name="pbt", perturb_every=2, quantile=0.25)
+    simulation.compare()
+    notes = [note for number in (0, 1) if (note := simulation.note(number)) is not None]
+    for number in range(2, 8):
+        simulation.save(number, 9)  # the donor has trained to its end meanwhile
+    simulation.trial_folder(7).joinpath("last.pt").unlink()  # and retention has deleted it
+    for number, note in enumerate(notes):
+        note.apply(simulation.trial_folder(number))
+        donor = simulation.ledger.trial(int(str(note.donor)[-5:]))
+        assert simulation.checkpoints(number) == dict.fromkeys(("best.pt", "last.pt"), f"trial {donor.number}, epoch 2")
+
+
+def test_no_trial_continues_before_the_checkpoints_of_all_donors_are_taken(
+    tmp_path: Path, simulate: Simulate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulation = simulate(tmp_path, name="pbt", perturb_every=2, quantile=0.25)
+    taken, take = [], take_checkpoints
+
+    def observed(donor: Path, folder: Path) -> None:
+        assert all(simulation.note(number) == WeightTransfer(waits=True) for number in range(2, 8))
+        taken.append(folder.name)
+        take(donor, folder)
+
+    monkeypatch.setattr(population, "take_checkpoints", observed)
+    simulation.compare()
+    assert taken == ["trial-00000", "trial-00001"]
+    assert [simulation.note(number) for number in range(2, 8)] == [WeightTransfer()] * 6
+
+
+def test_a_trial_whose_donor_has_no_checkpoint_is_not_replaced(
+    tmp_path: Path, simulate: Simulate, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    simulation = simulate(tmp_path, name="pbt", perturb_every=2, quantile=0.25)
+    take = take_checkpoints
+
+    def without_state(donor: Path, folder: Path) -> None:
+        (donor / "last.pt").unlink(missing_ok=True)
+        take(donor, folder)
+
+    monkeypatch.setattr(population, "take_checkpoints", without_state)
+    simulation.compare()
+    assert "Trial 0 keeps its weights and settings: the checkpoints of trial " in caplog.text
+    assert "last.pt" in caplog.text
+    assert "trial_changed" not in (tmp_path / "journal.jsonl").read_text()
+    assert simulation.ledger.trial(0).config["training"]["lr"] == 0.001
+    assert simulation.note(0) == WeightTransfer()
+    WeightTransfer().apply(simulation.trial_folder(0))
+    assert simulation.checkpoints(0) == dict.fromkeys(("best.pt", "last.pt"), "trial 0, epoch 2")
+
+
+@pytest.mark.parametrize("last_act", ["take best.pt", "take all", "note", "journal", "release"])
+def test_a_driver_killed_during_a_comparison_leaves_no_half_of_a_transfer(
+    tmp_path: Path, simulate: Simulate, monkeypatch: pytest.MonkeyPatch, last_act: str
+) -> None:
+    first = simulate(tmp_path, name="pbt", perturb_every=2, quantile=0.125)
+    acts: dict[str, tuple[Any, str]] = {
+        "take best.pt": (os, "link"),
+        "take all": (population, "take_checkpoints"),
+        "note": (WeightTransfer, "write"),
+        "journal": (Ledger, "trial_changed"),
+        "release": (WeightTransfer, "write"),
+    }
+
+    class Killed(BaseException):
+        pass
+
+    def kills(act: Callable[..., None], *args: Any) -> None:
+        act(*args)
+        if last_act not in ("note", "release") or (args[0].donor and args[0].waits is (last_act == "note")):
+            raise Killed
+
+    owner, name = acts[last_act]
+    act = getattr(owner, name)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(owner, name, lambda *args: kills(act, *args))
+        first.compare()
+
+    later = simulate(tmp_path, name="pbt", perturb_every=2, quantile=0.125)
+    record, is_replaced = later.ledger.trial(0), last_act in ("journal", "release")
+    later.scheduler.on_trial_add(None, TuneTrial("again", {"trial": record.config}))  # type: ignore[arg-type]
+    note = later.note(0)
+    assert note is not None
+    assert (note.config == record.config, note.waits) == (is_replaced, False)
+    later.save(7, 3)
+    note.apply(later.trial_folder(0))
+    source = "trial 7, epoch 2" if is_replaced else "trial 0, epoch 2"
+    assert later.checkpoints(0) == dict.fromkeys(("best.pt", "last.pt"), source)
+    assert (record.config["training"]["lr"] != 0.001) is is_replaced
+
+
+def test_a_note_of_a_version_that_took_no_checkpoints_is_lifted(
+    tmp_path: Path, simulate: Simulate, caplog: pytest.LogCaptureFixture
+) -> None:
+    simulation = simulate(tmp_path, name="pbt")
+    simulation.trial_folder(0).mkdir(parents=True)
+    note = {"donor": "/there/trial-00003", "config": {"number": 0}, "waits": False}
+    (simulation.trial_folder(0) / "handover.json").write_text(json.dumps(note))
+    simulation.begin(0)
+    assert simulation.note(0) == WeightTransfer()
+    assert "Trial 0 keeps its weights" in caplog.text
 
 
 def test_settings_stay_in_their_domains() -> None:
@@ -280,12 +391,3 @@ async def test_a_lane_is_yielded_to_a_waiting_trial_and_leased_again() -> None:
 def test_a_scheduler_that_does_not_fit_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_sweep({**SWEEP, **changes})
-
-
-def test_the_note_is_plain_json(tmp_path: Path) -> None:
-    WeightTransfer(donor="/there", config={"number": 3}).write(tmp_path)
-    assert json.loads((tmp_path / "handover.json").read_text()) == {
-        "donor": "/there",
-        "config": {"number": 3},
-        "waits": False,
-    }

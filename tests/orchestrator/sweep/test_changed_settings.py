@@ -9,6 +9,10 @@ import pytest
 from orchestrator import load_sweep
 from orchestrator.errors import ConfigError
 from orchestrator.records.history import merged_domains
+from orchestrator.records.ledger import TrialRecord, TrialStatus
+from orchestrator.records.objectives import Objectives
+from orchestrator.search.frozen_trials import frozen_trial
+from orchestrator.search.steering.present_space import union_space
 from orchestrator.sweep.compatibility import identity_of_search
 from orchestrator.sweep.steering.changed_settings import ChangedSettings, change_settings
 
@@ -76,6 +80,31 @@ def test_united_domains_hold_all_choices_and_bounds_there_ever_were() -> None:
     assert merged_domains({"lr": 3}, {"lr": 4, "n": None}) == {"lr": 4, "n": None}  # whatever an old journal holds
 
 
+@pytest.mark.parametrize(
+    ("before", "later", "step", "values"),
+    [
+        ({"type": "int", "low": 16, "high": 64, "step": 16}, {"low": 24}, 8, [16, 64, 24, 40, 56]),
+        ({"type": "int", "low": 16, "high": 64, "step": 16}, {"low": 32}, 16, [16, 64]),
+        ({"type": "int", "low": 0, "high": 9, "step": 3}, {"low": 4, "step": 6}, 1, [3, 9, 4]),
+        ({"type": "float", "low": 0.0, "high": 0.9, "step": 0.3}, {"low": 0.1}, 0.1, [0.3, 0.9, 0.1, 0.4, 0.7]),
+        ({"type": "float", "low": 0.1, "high": 0.9, "step": 0.2}, {"low": 0.30000000000000004}, 0.2, [0.1, 0.5, 0.9]),
+        ({"type": "float", "low": 0.0, "high": 0.9, "step": 0.3}, {"low": 0.123456789}, None, [0.3, 0.423456789]),
+        ({"type": "float", "low": 0.0, "high": 0.9, "step": 0.3}, {"low": 0.1, "step": None}, None, [0.3, 0.15]),
+    ],
+)
+def test_a_lost_study_is_rebuilt_where_the_grid_of_a_number_was_shifted(
+    before: dict[str, Any], later: dict[str, Any], step: float | None, values: list[float]
+) -> None:
+    """Earlier versions accepted such a change, and a step may differ between sessions."""
+    united = merged_domains({"x": before}, {"x": {**before, **later}})
+    assert united["x"]["step"] == step
+    objectives = Objectives.of(CONFIG.objectives, CONFIG.constraints)
+    for value in values:
+        record = TrialRecord(0, "a", params={"x": value}, config={}, started_s=0.0, status=TrialStatus.FAILED)
+        assert frozen_trial(record, union_space(united), objectives).params == {"x": value}
+        assert not union_space(united).strays({"x": value})
+
+
 def test_the_identity_follows_the_space_and_nothing_else() -> None:
     before = {"search space": "x", "search.sgd/lr.low": 0.01, "code": "c", "seed": 0, "try_first": []}
     after = identity_of_search(before, change("search.optimizer=[adamw]").config)
@@ -108,6 +137,35 @@ def test_a_wrong_change_is_refused(assignment: str, error: str) -> None:
     with pytest.raises(ConfigError, match=error) as caught:
         change(assignment, begun=6)
     assert str(caught.value).startswith("the running sweep: ")
+
+
+STEPPED: dict[str, Any] = {
+    "search": {
+        "global_batch_size": {"type": "int", "low": 16, "high": 64, "step": 16},
+        "drop_path_rate": {"type": "float", "low": 0.1, "high": 0.7, "step": 0.2},
+    },
+    "try_first": [],
+}
+
+
+@pytest.mark.parametrize(
+    ("assignment", "error"),
+    [
+        ("search.global_batch_size.low=24", "low: got 24; .* step 16 from 16, which cannot shift. Use 16 or 32$"),
+        ("search.global_batch_size.low=8", "Use 0 or 16$"),
+        ("search.drop_path_rate.low=0.2", "search.drop_path_rate.low: got 0.2; .* Use 0.1 or 0.3$"),
+        ("search.global_batch_size.low=100", "low is 100 and high is 64"),
+    ],
+)
+def test_a_new_low_lies_on_the_grid_of_a_step(assignment: str, error: str) -> None:
+    with pytest.raises(ConfigError, match=error):
+        change(assignment, **STEPPED)
+
+
+def test_bounds_of_a_step_change_along_its_grid() -> None:
+    found = change("search.global_batch_size.low=32", "search.global_batch_size.high=100", **STEPPED)
+    assert found.changes == {"search.global_batch_size.low": 32, "search.global_batch_size.high": 100}
+    assert change("search.drop_path_rate.low=0.3", **STEPPED).changes == {"search.drop_path_rate.low": 0.3}
 
 
 POPULATION = {

@@ -60,6 +60,16 @@ def test_the_best_epoch_follows_the_objective(data: DeviceImages, tmp_path: Path
     assert reports[-1]["best_epoch"] == min(reports, key=lambda report: report["val/loss"])["epoch"]
 
 
+@pytest.mark.parametrize(("mode", "best_epoch"), [("min", 4), ("max", 2)])
+def test_an_epoch_without_a_value_is_not_the_best_one(
+    data: DeviceImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: Any, best_epoch: int
+) -> None:
+    losses = iter([math.nan, 0.4, math.nan, 0.3, 1.0])  # of four epochs, and of the test
+    monkeypatch.setattr(trial_module, "evaluate", lambda *_, **__: {"loss": next(losses), "top1": 0.5, "top5": 0.5})
+    reports = run(make_trial(data, tmp_path, epochs=4, objective=ObjectiveConfig(metric="val/loss", mode=mode)))
+    assert reports[-1]["best_epoch"] == best_epoch
+
+
 @pytest.mark.parametrize(("mode", "best_epoch"), [("min", 2), ("max", 1)])
 def test_the_best_weights_are_tested_without_their_file_to_the_same_bits(
     data: DeviceImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: Any, best_epoch: int

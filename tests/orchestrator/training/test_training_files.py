@@ -72,6 +72,9 @@ def test_selecting_on_the_test_images(photos: str, tmp_path: Path) -> None:
     small = place_dataset(open_dataset(locate_dataset("digits", None, tmp_path)), torch.device("cpu"), digits)
     assert [len(small.train), len(small.validation), len(small.test)] == [1437, 360, 360]
     assert torch.equal(small.validation.labels, small.test.labels)
+    shares = [[labels for _, labels in small.test.share(Workers(rank, 400))] for rank in range(400)]  # more than images
+    assert [sum(map(len, share)) for share in shares] == [1] * 360 + [0] * 40
+    assert [len(share) for share in shares] == [1] * 360 + [0] * 40
     assert sweep(photos, {}, select_on="test", validation_fraction=1e-9).dataset.select_on == "test"
 
 

@@ -11,6 +11,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
+import models
+from models.common.channel_attention import StyleRecalibrationLogits
 from orchestrator.config import TrainingConfig
 from orchestrator.data import epoch_batches
 from orchestrator.training.tasks.classification import Classification
@@ -125,6 +127,36 @@ def test_running_statistics_are_taken_from_the_first_rank_reduced_or_kept(tmp_pa
         assert found["broadcast"] == (True, [[[1.0, 2.0], [1.0, 1.0], [0.0] * 3]] * 2)
         assert found["reduce"] == (True, [[[1.5, 2.5], [2.0, 2.0], [0.0] * 3]] * 2)
         assert found["none"] == (False, [own] * 2)
+
+
+def gate_of_shares(rank: int, world_size: int, folder: str) -> None:
+    """Run a channel attention with a norm over all ranks on two images of the first rank and one of the second."""
+    join_group(rank, world_size, Path(folder))
+    gate = models.synchronise_batch_norm(style_gate(), torch.device("cpu"))
+    logits = gate(style_images()[:2] if rank == 0 else style_images()[2:])
+    torch.save((logits.detach(), gate.state_dict()), Path(folder) / f"gate-{rank}.pt")
+    dist.destroy_process_group()
+
+
+def style_gate() -> torch.nn.Module:
+    torch.manual_seed(0)
+    gate = StyleRecalibrationLogits(4)
+    torch.nn.init.normal_(gate.style_weight)
+    return gate
+
+
+def style_images() -> torch.Tensor:
+    return torch.randn(3, 4, 5, 5, generator=torch.Generator().manual_seed(1))
+
+
+def test_a_rank_with_one_image_takes_part_in_the_norm_of_all(tmp_path: Path) -> None:
+    run_ranks(gate_of_shares, 2, str(tmp_path))
+    gate = style_gate()
+    expected = gate(style_images())
+    found = [torch.load(tmp_path / f"gate-{rank}.pt", weights_only=True) for rank in range(2)]
+    torch.testing.assert_close(torch.cat([logits for logits, _ in found]), expected.detach())
+    for _, state in found:
+        torch.testing.assert_close(state, dict(gate.state_dict()))
 
 
 def test_only_the_first_rank_writes(folder: Path, pair: list[Results]) -> None:

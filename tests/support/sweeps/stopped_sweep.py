@@ -13,9 +13,9 @@ import optuna
 import pytest
 from mlflow import MlflowClient
 
-from orchestrator.records.events import content_of
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.journal import read_events
+from orchestrator.records.lines import content_of
 from orchestrator.steering.client import pause_trial
 from orchestrator.steering.requests import SteeringError
 from tests.support.networks.own_file import HeldFile

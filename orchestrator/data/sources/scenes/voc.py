@@ -76,7 +76,7 @@ class VocInstances(SceneSource):
 
     def _target(self, each: MappedImage) -> SceneTarget:
         classes = read_map(self.root, each.class_map, np.asarray(_MAP_CLASSES))
-        objects = read_map(self.root, each.class_map.replace("SegmentationClass", "SegmentationObject"), _OBJECT_VALUES)
+        objects = read_map(self.root, _object_map(each), _OBJECT_VALUES)
         if classes.shape != objects.shape:
             raise ImageError(f"its maps of classes and objects have {classes.shape} and {objects.shape} px")
         boxes, labels, areas, masks = [], [], [], []
@@ -155,13 +155,18 @@ def open_voc_instances(root: Path) -> SceneSource:
     """
     base = _year(root)
     images = _mapped(base)
-    listing = {split: [each.class_map for each in found] for split, found in images.items()}
+    listing = {
+        split: [name for each in found for name in (each.image.file, each.class_map, _object_map(each))]
+        for split, found in images.items()
+    }
+    maps_alone = {split: [each.class_map for each in found] for split, found in images.items()}
     return VocInstances(
         root=base,
         image_shape=None,
         class_names=VOC_CLASSES,
         splits={split: len(found) for split, found in images.items()},
         fingerprint=listing_fingerprint(base, listing, "instances"),
+        earlier_fingerprints=(listing_fingerprint(base, maps_alone, "instances"),),
         annotations=("boxes", "masks"),
         faulty_images=tuple(each.image for found in images.values() for each in found if each.image.fault is not None),
         images=images,
@@ -222,6 +227,11 @@ def _mapped(base: Path) -> dict[str, tuple[MappedImage, ...]]:
         )
         for split, names in lists.items()
     }
+
+
+def _object_map(each: MappedImage) -> str:
+    """Return the path of the map of objects beside the map of classes of an image."""
+    return each.class_map.replace("SegmentationClass", "SegmentationObject")
 
 
 def _listed(base: Path, name: str, number: int, needed: Sequence[str]) -> ListedImage:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from orchestrator.data.conversion.prepare import prepare
+from orchestrator.data.manifest import combined_hash
 from orchestrator.data.scenes import open_scenes
+from orchestrator.data.sources.scenes.scene_source import listing_fingerprint
+from orchestrator.data.sources.scenes.voc import VOC_CLASSES
 from orchestrator.errors import DataError
 from tests.orchestrator.data.scenes.tiny_scenes import (
     HEIGHT,
@@ -133,8 +137,9 @@ def test_voc_lists_stay_within_the_dataset(tmp_path: Path) -> None:
         prepare("voc", tmp_path / "kit", str(tmp_path / "to"))
 
 
-def test_voc_maps_and_masks(tmp_path: Path) -> None:
-    root = voc_tree(tmp_path / "VOC2012", {}, {"train": ["a"], "val": ["b"]})
+def masked_voc(root: Path) -> tuple[Path, np.ndarray, np.ndarray]:
+    """Write a training and a test image with a map of classes and one of objects; return root and maps."""
+    voc_tree(root, {}, {"train": ["a"], "val": ["b"]})
     classes, objects = np.zeros((HEIGHT, WIDTH)), np.zeros((HEIGHT, WIDTH))
     classes[5:15, 4:14], objects[5:15, 4:14] = 8, 1
     classes[5:15, 14:24], objects[5:15, 14:24] = 8, 2
@@ -144,6 +149,11 @@ def test_voc_maps_and_masks(tmp_path: Path) -> None:
         picture(root / f"JPEGImages/{name}.jpg", seed)
         class_map(root / f"SegmentationClass/{name}.png", classes)
         class_map(root / f"SegmentationObject/{name}.png", objects)
+    return root, classes, objects
+
+
+def test_voc_maps_and_masks(tmp_path: Path) -> None:
+    root, classes, objects = masked_voc(tmp_path / "VOC2012")
     prepare("voc-segmentation", root, str(tmp_path / "maps"))
     maps = open_scenes(tmp_path / "maps")
     np.testing.assert_array_equal(maps.splits["train"][0][1]["class_map"].numpy(), classes)
@@ -156,3 +166,29 @@ def test_voc_maps_and_masks(tmp_path: Path) -> None:
         np.testing.assert_array_equal(mask, objects == number)
     class_map(root / "SegmentationClass/a.png", np.zeros((HEIGHT, WIDTH)))
     assert "its object 1 has no class in the map of classes" in refusal("voc-instances", root, tmp_path / "bad")
+
+
+@pytest.mark.parametrize("name", ["JPEGImages/a.jpg", "SegmentationObject/a.png"])
+def test_voc_masks_are_converted_again_when_an_image_or_a_map_of_objects_is_mended(name: str, tmp_path: Path) -> None:
+    root, _, _ = masked_voc(tmp_path / "VOC2012")
+    content = (root / name).read_bytes()
+    (root / name).write_bytes(content[:60])
+    message = refusal("voc-instances", root, tmp_path / "to")
+    assert "JPEGImages/a.jpg: " in message
+    (root / name).write_bytes(content)
+    assert prepare("voc-instances", root, str(tmp_path / "to")).bad_images == ()
+    (root / name).write_bytes(content + b"changed")
+    with pytest.raises(DataError, match="holds voc-instances, made from other files"):
+        prepare("voc-instances", root, str(tmp_path / "to"))
+
+
+def test_voc_masks_that_an_earlier_version_prepared_are_recognised(tmp_path: Path) -> None:
+    root, _, _ = masked_voc(tmp_path / "VOC2012")
+    manifest = prepare("voc-instances", root, str(tmp_path / "to"))
+    path = tmp_path / "to/manifest.json"
+    maps = {"train": ["SegmentationClass/a.png"], "test": ["SegmentationClass/b.png"]}
+    fingerprint = listing_fingerprint(root, maps, "instances")
+    earlier = {"plan": combined_hash([fingerprint, "1024", "None", *VOC_CLASSES]), "fingerprint": fingerprint}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "source": {**manifest.source, **earlier}}))
+    found = prepare("voc-instances", root, str(tmp_path / "to"))
+    assert (found.content_hash, found.source["plan"]) == (manifest.content_hash, earlier["plan"])

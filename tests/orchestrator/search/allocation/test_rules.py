@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from optuna.samplers import RandomSampler
 
-from orchestrator.search.allocation.allocator import AllocationSetting, Allocator, Propose, Resume, Scores
+from orchestrator.search.allocation.allocator import AllocationSetting, Allocator, Feasibility, Propose, Resume, Scores
 from orchestrator.search.allocation.rules import ALLOCATORS
 from orchestrator.search.simulation.curves import Curve, ListedCurves
 from orchestrator.search.simulation.simulator import SimulationSetting, simulate
@@ -46,8 +46,15 @@ class Watched(Allocator):
         self.begun.add(number)
         self.rule.start(number, params)
 
-    def report(self, number: int, epoch: int, scores: Scores, seconds: float) -> bool:
-        continues = self.rule.report(number, epoch, scores, seconds)
+    def report(
+        self,
+        number: int,
+        epoch: int,
+        scores: Scores,
+        seconds: float,
+        feasibility: Feasibility = Feasibility.FEASIBLE,
+    ) -> bool:
+        continues = self.rule.report(number, epoch, scores, seconds, feasibility)
         if epoch < self.setting.grace_epochs and self.setting.epochs is None:
             assert continues, "a trial gets its grace epochs"
         return continues

@@ -11,7 +11,7 @@ import pytest
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
-from orchestrator.search.allocation.allocator import AllocationSetting, Allocator, Propose, Resume, Scores
+from orchestrator.search.allocation.allocator import AllocationSetting, Allocator, Feasibility, Propose, Resume, Scores
 from orchestrator.search.simulation.curves import Curve, ListedCurves
 from orchestrator.search.simulation.simulator import SimulationSetting, simulate
 from search_spaces import SearchSpace
@@ -31,7 +31,14 @@ class Script(Allocator):
     def start(self, number: int, params: Mapping[str, Any]) -> None:
         self.calls.append(("start", number))
 
-    def report(self, number: int, epoch: int, scores: Scores, seconds: float) -> bool:
+    def report(
+        self,
+        number: int,
+        epoch: int,
+        scores: Scores,
+        seconds: float,
+        feasibility: Feasibility = Feasibility.FEASIBLE,
+    ) -> bool:
         self.calls.append(("report", number, epoch, scores[0]))
         return self.pauses.get(number) != epoch
 

@@ -10,6 +10,9 @@ import torch
 from torch import nn
 
 import models  # noqa: F401 - registers the networks
+from models.backbones import backbone_settings
+from models.detection import create_detector
+from models.segmentation.options import build_segmentor
 from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.training.optimizer.clipping import clip_gradients_
 from orchestrator.training.optimizer.lr_schedule import LrSchedule
@@ -47,6 +50,28 @@ def test_all_parameters_are_decayed_on_request(
     assert {group["weight_decay"] for group in every.param_groups} == {0.1}
     decayed = [id(p) for group in every.param_groups for p in group["params"]]
     assert sorted(decayed) == sorted(id(p) for p in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("backbone", "ending", "tensors"),
+    [
+        ("lsas_resnet101", ("sub.scale", "sub.shift"), 52),
+        ("swin_tiny_patch4_window7_224", ("relative_position_bias_table",), 12),  # which its maps are cut out of
+        ("vit_tiny_patch16_224", ("pos_embed", "cls_token"), 2),
+    ],
+)
+def test_networks_around_a_backbone_exempt_what_it_exempts(
+    backbone: str, ending: tuple[str, ...], tensors: int
+) -> None:
+    with torch.device("meta"):
+        segmentor = build_segmentor(backbone, {}, num_classes=3, in_chans=3, image_size=224)
+        detector = create_detector("faster_rcnn", backbone_settings(backbone), 3)
+    for network in (segmentor, detector):
+        exempt = {id(p) for p in without_decay(optimizer_of(network))}
+        names = [name for name, p in network.named_parameters() if name.endswith(ending)]
+        assert len(names) == tensors
+        assert all(id(p) in exempt for name, p in network.named_parameters() if name in names or p.ndim == 1)
+        assert sum(p.ndim > 1 for p in without_decay(optimizer_of(network))) == tensors
 
 
 def test_spans_are_decayed_with_the_rest() -> None:
