@@ -98,11 +98,7 @@ def run_sweep(
     config, plans, folder = _prepared(config, console, resume=resume, edited=sweep_file is not None)
     dataset = locate_dataset(config.dataset.name, config.dataset.uri, plans.paths.datasets)
     _refuse_damaged_databases(plans)
-    with (
-        _driven(folder, new=not resume),
-        SignalWatch() as signals,
-        Journal(folder.journal, gives_up=lambda: signals.urgent) as journal,
-    ):
+    with _driven(folder, new=not resume) as (signals, journal):
         ledger = Ledger(journal)
         notifications = _notifications(plans, ledger, console)
         found = find_initial_weights(plans, folder=folder.path if resume else None, recorded=ledger.identity)
@@ -238,11 +234,12 @@ def _new_folder(plans: SweepPlans) -> SweepFolder:
 
 
 @contextlib.contextmanager
-def _driven(folder: SweepFolder, *, new: bool) -> Iterator[None]:
-    """Hold the lock of the driver; requests that come from here on are for this session, which answers them."""
+def _driven(folder: SweepFolder, *, new: bool) -> Iterator[tuple[SignalWatch, Journal]]:
+    """Hold the lock of the driver, watch for signals and open the journal; later requests are for this session."""
     with folder.driven(new=new):
         RequestFolder(folder).clear()
-        yield
+        with SignalWatch() as signals, Journal(folder.journal, gives_up=lambda: signals.urgent) as journal:
+            yield signals, journal
 
 
 @contextlib.contextmanager
