@@ -127,3 +127,22 @@ class TrialClient(Trainable):
 
     def _ended(self, kind: Outcome) -> dict[str, Any]:
         return {"done": True, EPOCH: self._epoch, ENDED: str(kind)}
+
+
+def client_of_sweep(hub: Any, trials_folder: Path, metric: str) -> type[TrialClient]:
+    """Return the class of the trial actors of one sweep.
+
+    What they need is part of the class. `tune.with_parameters` would put it into Ray's object store, and Ray ends a
+    driver without a message when its node is lost while the store holds objects of it.
+
+    Args:
+        hub: Handle of the hub.
+        trials_folder: Parent of the trials' folders.
+        metric: Name of the metric by which Tune's scheduler decides.
+    """
+
+    class SweepTrialClient(TrialClient):
+        def setup(self, config: Mapping[str, Any]) -> None:  # type: ignore[override]  # Tune passes no more
+            super().setup(config, hub=hub, trials_folder=str(trials_folder), metric=metric)
+
+    return SweepTrialClient

@@ -13,7 +13,7 @@ from ray.tune.stopper import Stopper
 
 from orchestrator.config.plans import SearchPlan
 from orchestrator.errors import SpatialSweepError
-from orchestrator.lanes.trial_client import TrialClient, first_assignment
+from orchestrator.lanes.trial_client import client_of_sweep, first_assignment
 from orchestrator.lanes.tune_keys import TRIAL, WholeConfig
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.ledger import Ledger
@@ -260,9 +260,7 @@ class TuneRun:
             self._hub.lease.remote(first_assignment(tune_id, config, self._folder.trials))
 
     def _tuner(self) -> tune.Tuner:
-        trainable = tune.with_parameters(
-            TrialClient, hub=self._hub, trials_folder=str(self._folder.trials), metric=self._plan.objective.metric
-        )
+        trainable = client_of_sweep(self._hub, self._folder.trials, self._plan.objective.metric)
         placement = tune.PlacementGroupFactory([_HEAD_SHARE])
         return tune.Tuner(
             tune.with_resources(trainable, placement),

@@ -130,13 +130,13 @@ def terminated(killed: Stage) -> Stage:
 
 @pytest.fixture(scope="module")
 def without_ray(terminated: Stage) -> Stage:
-    """Resumed; the raylet killed in the third trial."""
+    """Resumed; the raylet ended in the third trial, as `ray stop` does, so that Ray learns of the lost node at once."""
     sweep = terminated.sweep
     sweep.network.hold_at("trial_reported", 2 * EPOCHS + 2)
     driver = sweep.start("resume", "stops")
     sweep.wait_for_epochs(2 * EPOCHS + 2)
     family = Family(driver)
-    family.raylet.kill()
+    family.raylet.terminate()
     return end_of(driver, sweep, family)
 
 

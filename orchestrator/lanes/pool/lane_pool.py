@@ -223,14 +223,22 @@ class LanePool:
         index = len(self._threads)
         self._opened_s[index] = time.monotonic()
         self._threads[index] = threading.Thread(
-            target=self._keep_running, args=(index,), name=f"lane-{index}", daemon=True
+            target=self._run_until_closed, args=(index,), name=f"lane-{index}", daemon=True
         )
         self._threads[index].start()
 
     # One lane
 
+    def _run_until_closed(self, index: int) -> None:
+        """Run one lane, and end it where the hub is lost for good; body of the thread `lane-<index>`."""
+        try:
+            self._keep_running(index)
+        except RayError as error:
+            if not self._closing.is_set():
+                self.failure = error
+
     def _keep_running(self, index: int) -> None:
-        """Run one lane until the sweep closes, and restart it when it ends before; body of the thread `lane-<index>`.
+        """Run one lane until the sweep closes, and restart it when it ends before.
 
         A lane that waits for resources waits without a timeout. A lane whose workers cannot start is retired after
         `_MAX_FAILED_STARTS` starts in a row after which it was never ready: a rank may join and then fail, as where its

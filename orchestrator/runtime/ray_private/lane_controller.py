@@ -14,13 +14,31 @@ from ray.train.v2._internal.execution.worker_group import worker_group as worker
 
 from orchestrator.runtime.ray_private.train_worker import set_environment
 
-__all__ = ["LaneController", "LaneWorkerGroup", "environment_of_lane"]
+__all__ = ["ByValue", "LaneController", "LaneWorkerGroup", "environment_of_lane"]
 
 
 def environment_of_lane() -> dict[str, str]:
     """Return the variables of this process that Train sets in its controller and its workers, and their defaults."""
     # Train's controller blocks in `ray.get` on purpose; without this variable Ray warns of it.
     return {"RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0", **get_env_vars_to_propagate()}
+
+
+class ByValue:
+    """Stand-in for Train's `ObjectRefWrapper`, without an object in Ray's store.
+
+    When the node of a driver is lost while the store holds objects of it, Ray tries to write their loss into the store
+    and, as that fails, ends the driver without a message.
+
+    Args:
+        value: Object that is pickled with this one.
+    """
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def get(self) -> Any:
+        """Return the object."""
+        return self._value
 
 
 class _NoSynchronization:

@@ -45,6 +45,7 @@ RELIED_ON = (
     "WorkerGroup._init_train_context(workers; sync_actor), WorkerGroup.get_workers",
     f"{_GROUP}.execution_group: ExecutionGroup.execute_async(fn), ExecutionGroup.execute_single(rank; fn), "
     "ExecutionGroup.execute_single_async(rank; fn)",
+    "ray.train.v2._internal.util: ObjectRefWrapper._ref, ObjectRefWrapper.get",
     "ray.train.v2.api.data_parallel_trainer: DataParallelTrainer._create_default_callbacks, "
     "DataParallelTrainer._initialize_and_run_controller",
     "ray.tune.execution.class_cache: _ActorClassCache.get(trainable_cls)",

@@ -19,7 +19,7 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from orchestrator.runtime.ray_private.core import on_this_node
-from orchestrator.runtime.ray_private.lane_controller import LaneController, environment_of_lane
+from orchestrator.runtime.ray_private.lane_controller import ByValue, LaneController, environment_of_lane
 
 __all__ = ["BareTrainer", "autoscaling_coordinator", "autoscaling_requester", "is_startup_timeout"]
 
@@ -31,6 +31,8 @@ class BareTrainer(DataParallelTrainer):
     there is no dashboard it outlives the sweep. The driver removes what a killed controller leaves, and Ray what a
     killed driver leaves. The manager of Ray datasets is a process of its own, started beside the workers; there are no
     such datasets here. `LaneWorkerGroup` omits the third.
+
+    The training function goes to the controller and its workers by value (`ByValue`).
 
     Args:
         train_loop: Function that each worker runs.
@@ -48,6 +50,9 @@ class BareTrainer(DataParallelTrainer):
         return [callback for callback in callbacks if not isinstance(callback, unwanted)]
 
     def _initialize_and_run_controller(self, **controller_init_kwargs: Any) -> Any:
+        stored = controller_init_kwargs["train_fn_ref"]
+        controller_init_kwargs["train_fn_ref"] = ByValue(stored.get())
+        del stored._ref  # `fit` holds the wrapper until the lane ends
         actor: Any = ray.remote(num_cpus=0, label_selector=on_this_node())(LaneController)
         controller = actor.remote(environment_of_lane(), **controller_init_kwargs)
         self._on_start(controller)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import ray
+from ray.exceptions import RayError
 
 from orchestrator.lanes.hub.hub import LaneHub
 from orchestrator.lanes.messages import RankId
@@ -77,3 +78,20 @@ def test_a_lane_whose_workers_join_and_then_fail_is_retired(monkeypatch: pytest.
 def test_a_lane_that_was_ready_is_restarted_without_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     runs, pool = restarts(monkeypatch, ready_in=range(12))
     assert (runs, pool.failure) == (12, None)
+
+
+def test_a_lane_ends_quietly_with_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = object.__new__(LanePool)
+    pool.failure, pool._closing = None, threading.Event()
+    lost = RayError("the hub died with its node")
+
+    def keep_running(_: int) -> None:
+        raise lost
+
+    monkeypatch.setattr(pool, "_keep_running", keep_running)
+    pool._run_until_closed(0)
+    assert pool.failure is lost
+    pool.failure = None
+    pool._closing.set()
+    pool._run_until_closed(0)
+    assert pool.failure is None

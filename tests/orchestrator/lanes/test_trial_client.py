@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import ray
+from ray import cloudpickle
 
 from orchestrator.lanes import trial_client as client_module
 from orchestrator.lanes.messages import Outcome, Report, TrialAssignment, TrialOutcome
-from orchestrator.lanes.trial_client import TrialClient
+from orchestrator.lanes.trial_client import TrialClient, client_of_sweep
 from orchestrator.lanes.tune_keys import ENDED, EPOCH, EPOCHS_DONE, FAILURES, HELD, TRIAL
 from orchestrator.lanes.weight_transfer import WeightTransfer, take_checkpoints
 
@@ -61,6 +62,13 @@ def leave_transfer(tmp_path: Path, epoch: int) -> Path:
     config = {"number": 7, "training": {"epochs": 4, "lr": 0.2}}
     WeightTransfer(donor=str(donor), config=config, epoch=epoch, change=1).write(folder)
     return folder
+
+
+def test_the_class_of_a_sweep_brings_what_its_actors_need(tmp_path: Path) -> None:
+    made = cloudpickle.loads(cloudpickle.dumps(client_of_sweep("hub", tmp_path, "val/top1")))
+    actor = object.__new__(made)
+    actor.setup({TRIAL: {"number": 7}, EPOCHS_DONE: 2, FAILURES: 0})
+    assert (actor._hub, actor._trials_folder, actor._metric, actor._epoch) == ("hub", tmp_path, "val/top1", 2)
 
 
 def test_a_trial_yields_its_lane_and_resumes_from_another_trial(

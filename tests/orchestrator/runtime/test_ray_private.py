@@ -22,6 +22,8 @@ from ray.train.v2._internal.execution import context as train_context
 from ray.train.v2._internal.execution.controller.controller import TrainController
 from ray.train.v2._internal.execution.scaling_policy import scaling_policy
 from ray.train.v2._internal.execution.worker_group import Worker, WorkerGroup
+from ray.train.v2._internal.util import ObjectRefWrapper
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from ray.tune import Trainable
 from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule
@@ -272,6 +274,26 @@ def test_the_trainer_leaves_two_helpers_out(tmp_path: Path) -> None:
     assert all_of_them - kept == {train_driver.DatasetsCallback, train_driver.PlacementGroupCleanerCallback}
     assert train_driver.autoscaling_requester(trainer) == f"train-{trainer.train_run_context.run_id}"
     assert 'f"train-{train_run_context.run_id}"' in inspect.getsource(scaling_policy)
+
+
+def test_a_training_function_does_not_stay_in_the_object_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    puts: list[Any] = []
+    settings: dict[str, Any] = {}
+    controller = SimpleNamespace(run=SimpleNamespace(remote=dict), get_result=SimpleNamespace(remote=lambda: "result"))
+    monkeypatch.setattr(ray, "put", lambda value: puts.append(value) or value)
+    monkeypatch.setattr(ray, "get", lambda reference: reference)
+    actor = SimpleNamespace(remote=lambda *_, **given: settings.update(given) or controller)
+    monkeypatch.setattr(ray, "remote", lambda **_: lambda _: actor)
+    monkeypatch.setattr(train_driver, "on_this_node", dict)
+    trainer = train_driver.BareTrainer(
+        lambda: None, on_start=lambda _: None, run_config=RunConfig(name="any", storage_path=str(tmp_path))
+    )
+    wrapper = ObjectRefWrapper("function")
+    assert trainer._initialize_and_run_controller(train_fn_ref=wrapper, callbacks=[]) == "result"
+    assert puts == ["function"]
+    assert vars(wrapper) == {}
+    assert settings["train_fn_ref"].get() == "function"
+    assert "train_fn_ref = ObjectRefWrapper(train_fn)" in inspect.getsource(DataParallelTrainer.fit)
 
 
 def test_a_request_for_resources_can_be_cancelled() -> None:
