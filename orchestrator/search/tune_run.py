@@ -22,6 +22,7 @@ from orchestrator.runtime.ray_private.tune import (
     direct_trial_actors,
     without_count_of_callbacks,
     without_experiment_state,
+    without_loss_of_node,
 )
 from orchestrator.search.callback import SweepCallback
 from orchestrator.search.not_pickled import NotPickled
@@ -246,7 +247,12 @@ class TuneRun:
 
     def _run(self) -> None:
         try:
-            with direct_trial_actors(), without_count_of_callbacks(), without_experiment_state():
+            with (
+                direct_trial_actors(),
+                without_count_of_callbacks(),
+                without_experiment_state(),
+                without_loss_of_node(),
+            ):
                 self._tuner().fit()
         except Exception as error:  # handed to the main thread, which raises it
             self.failure = _cause_of_ours(error)

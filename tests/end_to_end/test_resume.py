@@ -198,6 +198,7 @@ def test_a_sweep_that_loses_ray_fails_and_names_the_way_back(without_ray: Stage)
         f"Ray has ended under this sweep: its raylet on this machine, process {without_ray.family.raylet.pid}, is gone"
     )
     assert lost in output
+    assert "Traceback" not in output
     assert f"What is done is kept; resume it with `spatialsweep resume stops --runs-dir {runs_dir}`" in output
     assert without_ray.states == {"COMPLETE": 2, "WAITING": 1}
     assert without_ray.runs["stops"] == "FAILED"

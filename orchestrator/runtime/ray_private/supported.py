@@ -49,7 +49,7 @@ RELIED_ON = (
     "ray.train.v2.api.data_parallel_trainer: DataParallelTrainer._create_default_callbacks, "
     "DataParallelTrainer._initialize_and_run_controller",
     "ray.tune.execution.class_cache: _ActorClassCache.get(trainable_cls)",
-    "ray.tune.execution.tune_controller: _ActorClassCache, TuneController.get_live_trials",
+    "ray.tune.execution.tune_controller: _ActorClassCache, logger, TuneController.get_live_trials",
     "ray.tune.schedulers.async_hyperband: AsyncHyperBandScheduler._brackets, AsyncHyperBandScheduler._trial_info",
     "ray.tune.schedulers.median_stopping_rule: MedianStoppingRule._results, MedianStoppingRule._metric, "
     "MedianStoppingRule._time_attr, MedianStoppingRule._on_insufficient_samples(tune_controller; trial; time)",

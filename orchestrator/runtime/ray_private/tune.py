@@ -10,11 +10,18 @@ from typing import Any
 
 import ray
 from ray.air._internal import usage
+from ray.exceptions import ActorDiedError
 from ray.tune.execution import experiment_state, tune_controller
 from ray.tune.execution.class_cache import _ActorClassCache
 from ray.tune.execution.tune_controller import TuneController
 
-__all__ = ["TuneController", "direct_trial_actors", "without_count_of_callbacks", "without_experiment_state"]
+__all__ = [
+    "TuneController",
+    "direct_trial_actors",
+    "without_count_of_callbacks",
+    "without_experiment_state",
+    "without_loss_of_node",
+]
 
 
 class _DirectActors(_ActorClassCache):
@@ -36,6 +43,25 @@ class _ControllerWithoutState(TuneController):
 
     def _get_trial_checkpoints(self) -> dict[str, str]:
         return {}
+
+
+def _is_not_of_lost_node(record: logging.LogRecord) -> bool:
+    """Return whether a record is about something else than trial actors whose owner is lost, which is this process."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not (isinstance(error, ActorDiedError) and "its owner has died" in str(error))
+
+
+@contextmanager
+def without_loss_of_node() -> Iterator[None]:
+    """Have Tune log no traceback for each running trial when Ray has lost the node of this process.
+
+    The driver notices the loss itself, and ends with an error that says how to resume.
+    """
+    tune_controller.logger.addFilter(_is_not_of_lost_node)
+    try:
+        yield
+    finally:
+        tune_controller.logger.removeFilter(_is_not_of_lost_node)
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import ray
+from ray.core.generated.common_pb2 import ActorDiedErrorContext
+from ray.exceptions import ActorDiedError
 from ray.train.constants import RAY_CHDIR_TO_TRIAL_DIR
 from ray.train.v2._internal.callbacks import preemption_callback
 from ray.train.v2._internal.execution import preemption
@@ -106,6 +108,23 @@ def test_tune_saves_the_state_of_its_experiment_at_its_end_alone_and_without_tri
     assert controller._get_trial_checkpoints() == {}
     assert "runner = TuneController(**runner_kwargs)" in inspect.getsource(tune_module.run)
     assert "self._get_trial_checkpoints().values()" in inspect.getsource(tune.TuneController.save_to_dir)
+
+
+def test_tune_logs_no_traceback_about_the_node_of_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, other = (
+        ActorDiedError(ActorDiedErrorContext(error_message=f"The actor is dead because {reason}.", actor_id=bytes(16)))
+        for reason in ("its owner has died. Owner Id: 01", "its worker process has died")
+    )
+    log, said = tune.tune_controller.logger, []
+    monkeypatch.setattr(log, "callHandlers", lambda record: said.append(record.getMessage()))
+    with tune.without_loss_of_node():
+        log.error("trial 0", exc_info=own)
+        log.error("trial 1", exc_info=other)
+    log.error("trial 2", exc_info=own)
+    assert said == ["trial 1", "trial 2"]
+    assert 'logger.error(f"Trial task failed for trial {trial}", exc_info=exception)' in inspect.getsource(
+        tune.TuneController._trial_task_failure
+    )
 
 
 def test_a_trial_actor_stays_in_the_folder_of_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
